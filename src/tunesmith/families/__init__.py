@@ -1,0 +1,37 @@
+"""Model families: one file or folder each. ``find_base`` tells which family a base belongs to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.families._bases import EMBEDDED, Base, find_base, fingerprint, weight_files
+
+if TYPE_CHECKING:
+    from tunesmith.families._bundle import Bundle
+
+__all__ = [
+    "EMBEDDED",
+    "Base",
+    "base_limits",
+    "find_base",
+    "fingerprint",
+    "load",
+    "skeleton",
+    "weight_files",
+]
+
+
+def load(base: Base, *, device: Any = "cpu", dtype: Any = None) -> Bundle:
+    """Load a base through its family, weights and all."""
+    return base.family.load().load(base, device=device, dtype=dtype)
+
+
+def skeleton(base: Base) -> Bundle:
+    """The base's modules without weights (on the meta device): for plans and checks."""
+    return base.family.load().load(base, device="meta")
+
+
+def base_limits(name: str) -> tuple[int, int, float]:
+    """``(sample_rate_hz, channels, max_s)`` of a base, from its config files alone."""
+    base = find_base(name)
+    return base.family.load().limits(base)

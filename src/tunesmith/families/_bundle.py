@@ -1,0 +1,153 @@
+"""What a family hands out: modules to train, and the frozen ways in and out of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from tunesmith.types import Audio, Batch, Example, GenerationSettings, Loss, Site
+
+if TYPE_CHECKING:
+    import torch
+
+
+class LossModule(nn.Module, ABC):
+    """Every component that can be trained, in one module whose call *is* the loss.
+
+    A loss computed beside ``__call__`` would silently skip the gradient synchronisation of DDP and
+    FSDP, which hooks into ``forward``.
+    """
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Loss:
+        """Loss sums and counts per term: ``{name: (sum[B], count[B])}``."""
+
+    @abstractmethod
+    def count(self, batch: Batch) -> Mapping[str, Tensor]:
+        """The counts that ``forward`` will return, ``{name: [B]}``, without computing the loss.
+
+        Known ahead, they let every slice of an accumulated, global batch be normalised by the whole.
+        """
+
+
+class Bundle(ABC):
+    """A loaded base.
+
+    Attributes:
+        module: the loss module.
+        components: the parts an adapter can be saved for, by name, as the plain library's modules.
+        sites: every seam a method can take hold of.
+        term_weights: weight of each loss term in the total.
+        name: what the user called the base.
+        base_hash: its fingerprint; empty for random weights.
+        licence: licence of the weights.
+        family: name of the family.
+        sample_rate_hz, channels, max_s, frame_rate_hz: of the audio that it takes and gives.
+    """
+
+    module: LossModule
+    components: Mapping[str, nn.Module]
+    sites: tuple[Site, ...]
+    term_weights: Mapping[str, float]
+    name: str
+    base_hash: str
+    licence: str
+    family: str
+    sample_rate_hz: int
+    channels: int
+    max_s: float
+    frame_rate_hz: float
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the module lives."""
+
+    @property
+    @abstractmethod
+    def codec_hash(self) -> str:
+        """Hash of what ``encode_audio`` depends on: part of the key of cached codes."""
+
+    @property
+    @abstractmethod
+    def text_hash(self) -> str:
+        """Hash of what ``encode_text`` depends on: part of the key of cached text states."""
+
+    @abstractmethod
+    def encode_audio(self, audio: Audio) -> Tensor:
+        """Codes ``[K, T]`` (or latents ``[D, T]``) of one clip, on the CPU. Frozen, cacheable."""
+
+    @abstractmethod
+    def decode_audio(self, codes: Tensor) -> Audio:
+        """Sound from codes ``[K, T]`` (or latents ``[D, T]``)."""
+
+    @abstractmethod
+    def release_codec(self) -> None:
+        """Let the codec leave memory; it comes back by itself when next needed."""
+
+    @abstractmethod
+    def encode_text(self, captions: Sequence[str]) -> list[Mapping[str, Tensor]]:
+        """Frozen text states of each caption, on the CPU, without a batch axis."""
+
+    @abstractmethod
+    def collate(self, examples: Sequence[Example], seeds: Sequence[int], drop: float = 0.0) -> Batch:
+        """One padded batch; each row loses its conditioning with probability ``drop`` (guidance)."""
+
+    @abstractmethod
+    def generate_codes(
+        self,
+        prompts: Sequence[str],
+        duration_s: float,
+        seeds: Sequence[int],
+        settings: GenerationSettings,
+        audio_prompts: Sequence[Audio] | None = None,
+        should_stop: Callable[[], int] = lambda: 0,
+    ) -> list[Tensor]:
+        """Codes or latents of one new clip per prompt; row i depends on ``seeds[i]`` alone.
+
+        Args:
+            prompts: texts; an empty one is unconditional.
+            duration_s: length of each result, an audio prompt's length included.
+            seeds: one per prompt.
+            settings: sampling settings.
+            audio_prompts: one per prompt, to be continued.
+            should_stop: polled often; non-zero (a signal's number) raises ``errors.Stopped``.
+        """
+
+    @abstractmethod
+    def agreement(self, example: Example) -> float:
+        """Largest difference between what generation computes step by step and the loss in one pass.
+
+        For a language model: logits with a cache against teacher forcing. A loss that looks
+        healthy while the model generates noise shows here.
+        """
+
+    @abstractmethod
+    def mismatch(self, wanted: Tensor, given: Tensor) -> float:
+        """How far codes or latents are from others: 0 is the same, 1 nothing in common."""
+
+    @abstractmethod
+    def checkpoint_activations(self, enabled: bool) -> None:
+        """Recompute activations in the backward pass instead of keeping them."""
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        duration_s: float,
+        seeds: Sequence[int],
+        settings: GenerationSettings | None = None,
+        audio_prompts: Sequence[Audio] | None = None,
+        should_stop: Callable[[], int] = lambda: 0,
+    ) -> list[Audio]:
+        """New sound for each prompt: ``generate_codes``, decoded."""
+        codes = self.generate_codes(
+            prompts, duration_s, seeds, settings or GenerationSettings(), audio_prompts, should_stop
+        )
+        return [self.decode_audio(one) for one in codes]
+
+    def sites_of(self, roles: Sequence[str]) -> list[Site]:
+        """The sites whose role is among ``roles``."""
+        return [site for site in self.sites if site.role in roles]

@@ -1,0 +1,96 @@
+"""A MusicGen with random weights, small enough that a test may train it."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    EncodecConfig,
+    MusicgenConfig,
+    MusicgenDecoderConfig,
+    MusicgenForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    T5Config,
+)
+
+from tunesmith.families.musicgen.bundle import MusicgenBundle
+
+_CODES = 32
+
+
+def tiny_config(channels: int = 1) -> MusicgenConfig:
+    """Geometry of the tiny model: 1,600 Hz, 50 frames a second, 4 codebooks of 32 codes."""
+    codec = EncodecConfig(
+        sampling_rate=1600,
+        audio_channels=1,
+        upsampling_ratios=[8, 4],
+        num_filters=4,
+        hidden_size=16,
+        codebook_dim=16,
+        codebook_size=_CODES,
+        num_lstm_layers=1,
+        use_causal_conv=False,
+        target_bandwidths=[1.0],
+        kernel_size=3,
+        last_kernel_size=3,
+    )
+    assert codec.num_quantizers == 4, codec.num_quantizers
+    text = T5Config(vocab_size=260, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, dropout_rate=0.0)
+    decoder = MusicgenDecoderConfig(
+        vocab_size=_CODES,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        ffn_dim=64,
+        dropout=0.0,
+        max_position_embeddings=256,
+        num_codebooks=4 * channels,
+        audio_channels=channels,
+        pad_token_id=_CODES,
+        bos_token_id=_CODES,
+    )
+    return MusicgenConfig(text_encoder=text, audio_encoder=codec, decoder=decoder)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Every character is a token of its own: no training, and no word is unknown twice alike."""
+    vocabulary = {"<pad>": 0, "</s>": 1, "<unk>": 2} | {chr(code): code + 3 for code in range(32, 257)}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Split("", "isolated")  # type: ignore[assignment]
+    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])  # type: ignore[assignment]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def tiny_model(seed: int = 0, channels: int = 1) -> MusicgenForConditionalGeneration:
+    """The plain library's model with random weights, drawn from ``seed`` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = MusicgenForConditionalGeneration(tiny_config(channels))
+        for name, buffer in model.audio_encoder.named_buffers():
+            if name.endswith("codebook.embed"):  # zeros otherwise, and every sound is code 0
+                torch.nn.init.normal_(buffer, std=0.3)
+    return model
+
+
+def tiny_bundle(seed: int = 0, *, channels: int = 1) -> MusicgenBundle:
+    """A :class:`MusicgenBundle` around :func:`tiny_model`."""
+    model = tiny_model(seed, channels)
+    codec = copy.deepcopy(model.audio_encoder)
+    return MusicgenBundle(
+        model.requires_grad_(False),
+        byte_tokenizer(),
+        lambda: codec,
+        name="tiny",
+        base_hash=f"tiny-{seed}-{channels}",
+        codec_hash=f"tiny-{seed}",
+        text_hash=f"tiny-{seed}",
+        licence="Apache-2.0",
+        max_s=4.0,
+    )

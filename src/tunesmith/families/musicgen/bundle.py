@@ -1,0 +1,278 @@
+"""Loading a MusicGen and everything around it: codec, text side, seams, generation."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, EncodecModel, MusicgenConfig, MusicgenForConditionalGeneration
+from transformers.utils import logging as transformers_logging
+
+from tunesmith.errors import UserError
+from tunesmith.families._bases import Base, fingerprint
+from tunesmith.families._bundle import Bundle
+from tunesmith.families.musicgen.decode import sample_codes, stepwise_difference
+from tunesmith.families.musicgen.loss import MusicgenLoss
+from tunesmith.types import Audio, Batch, Example, GenerationSettings, Site
+
+
+class MusicgenBundle(Bundle):
+    """A MusicGen. ``codec`` comes and goes; ``module`` stays.
+
+    Args:
+        model: the plain model; its audio encoder is taken out and held apart.
+        tokenizer: the text encoder's tokenizer.
+        load_codec: brings the codec back after it was released; None if it cannot be.
+        name, base_hash, codec_hash, text_hash, licence: identity, see :class:`Bundle`.
+        max_s: longest clip that the base was trained on.
+    """
+
+    family = "musicgen"
+
+    def __init__(
+        self,
+        model: MusicgenForConditionalGeneration,
+        tokenizer: Any,
+        load_codec: Callable[[], EncodecModel],
+        *,
+        name: str,
+        base_hash: str,
+        codec_hash: str,
+        text_hash: str,
+        licence: str,
+        max_s: float,
+    ) -> None:
+        self._codec: EncodecModel | None = model.audio_encoder
+        self._load_codec = load_codec
+        self._codec_config = model.config.audio_encoder
+        model.audio_encoder = None  # type: ignore[assignment]
+        self.module = MusicgenLoss(model)
+        self.tokenizer = tokenizer
+        self.name, self.base_hash, self.licence = name, base_hash, licence
+        self._codec_hash, self._text_hash = codec_hash, text_hash
+        self.channels = int(model.decoder.config.audio_channels)
+        self.sample_rate_hz = int(self._codec_config.sampling_rate)
+        self.frame_rate_hz = self.sample_rate_hz / float(np.prod(self._codec_config.upsampling_ratios))
+        self.max_s = max_s
+        codebooks = int(model.decoder.config.num_codebooks)
+        self.term_weights = {f"codebook_{k}": 1 / codebooks for k in range(codebooks)}
+        self.components: Mapping[str, nn.Module] = {
+            "decoder": model.decoder,
+            "text_encoder": model.text_encoder,
+        } | ({"conditioner": model.enc_to_dec_proj} if hasattr(model, "enc_to_dec_proj") else {})
+        self.sites = _sites(model)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    @property
+    def codec_hash(self) -> str:
+        return self._codec_hash
+
+    @property
+    def text_hash(self) -> str:
+        return self._text_hash
+
+    @property
+    def codec(self) -> EncodecModel:
+        """The codec, loaded if it is not there."""
+        if self._codec is None:
+            self._codec = self._load_codec().to(self.device)
+        return self._codec.eval()
+
+    def release_codec(self) -> None:
+        self._codec = None
+
+    @torch.inference_mode()
+    def encode_audio(self, audio: Audio) -> Tensor:
+        if audio.sample_rate_hz != self.sample_rate_hz or audio.channels not in (1, self.channels):
+            raise UserError(
+                f"audio is {audio.sample_rate_hz} Hz, {audio.channels} channels; "
+                f"base '{self.name}' takes {self.sample_rate_hz} Hz, {self.channels}",
+                "run `tunesmith prepare` for this base",
+            )
+        wave = torch.from_numpy(np.ascontiguousarray(audio.samples, dtype=np.float32)).to(self.device)
+        wave = wave.expand(self.channels, -1)
+        # The codec is mono: each channel is a row, and stereo interleaves their codebooks.
+        codes = self.codec.encode(wave[:, None]).audio_codes[0]  # [C, K/C, T]
+        return codes.transpose(0, 1).flatten(0, 1).to("cpu", torch.int16)
+
+    @torch.inference_mode()
+    def decode_audio(self, codes: Tensor) -> Audio:
+        rows = codes.to(self.device, torch.long).unflatten(0, (-1, self.channels)).transpose(0, 1)
+        wave = self.codec.decode(rows[None], [None]).audio_values[:, 0]
+        return Audio(wave.float().clamp(-1, 1).cpu().numpy(), self.sample_rate_hz)
+
+    @torch.inference_mode()
+    def encode_text(self, captions: Sequence[str]) -> list[Mapping[str, Tensor]]:
+        # One at a time: a state computed among padding would differ in its last bits, and the
+        # cache must hold the same thing whatever was encoded beside it.
+        states = []
+        encoder = self.module.model.text_encoder
+        was_training = encoder.training
+        encoder.eval()
+        for caption in captions:
+            ids = self.tokenizer(caption, return_tensors="pt", truncation=True, max_length=512).input_ids
+            state = encoder(input_ids=ids.to(self.device)).last_hidden_state[0]
+            # Out of inference mode, or autograd would refuse them as inputs.
+            states.append({"ids": ids[0].clone(), "states": state.float().cpu().clone()})
+        encoder.train(was_training)
+        return states
+
+    def collate(self, examples: Sequence[Example], seeds: Sequence[int], drop: float = 0.0) -> Batch:
+        longest = max(example.frames for example in examples)
+        codes = torch.zeros((len(examples), examples[0].codes.shape[0], longest), dtype=torch.long)
+        for row, example in enumerate(examples):
+            codes[row, :, : example.frames] = example.codes
+        dropped = [random.Random(f"drop-{seed}").random() < drop for seed in seeds]
+        frames = torch.tensor([example.frames for example in examples])
+        return Batch(codes, frames, self._pad_text([e.text for e in examples], dropped), seeds)
+
+    def _pad_text(self, texts: Sequence[Mapping[str, Tensor]], dropped: Sequence[bool]) -> dict[str, Tensor]:
+        length = max(int(text["ids"].shape[0]) for text in texts)
+        width = texts[0]["states"].shape[-1]
+        ids = torch.full((len(texts), length), self.tokenizer.pad_token_id or 0)
+        states = torch.zeros((len(texts), length, width))
+        present = torch.zeros((len(texts), length), dtype=torch.long)
+        mask = torch.zeros((len(texts), length), dtype=torch.long)
+        for row, text in enumerate(texts):
+            size = int(text["ids"].shape[0])
+            ids[row, :size] = text["ids"]
+            states[row, :size] = text["states"]
+            present[row, :size] = 1
+            mask[row, :size] = 0 if dropped[row] else 1
+        return {"ids": ids, "states": states, "present": present, "mask": mask}
+
+    def generate_codes(
+        self,
+        prompts: Sequence[str],
+        duration_s: float,
+        seeds: Sequence[int],
+        settings: GenerationSettings,
+        audio_prompts: Sequence[Audio] | None = None,
+        should_stop: Callable[[], int] = lambda: 0,
+    ) -> list[Tensor]:
+        frames = max(1, round(duration_s * self.frame_rate_hz))
+        given = None
+        if audio_prompts is not None:
+            known = [self.encode_audio(audio) for audio in audio_prompts]
+            shortest = min(int(one.shape[-1]) for one in known)
+            # The end of a prompt is what has to be continued, so the front is what is cut.
+            given = torch.stack([one[:, -shortest:] for one in known]).long()
+        text = self._pad_text(self.encode_text(prompts), [prompt == "" for prompt in prompts])
+        was_training = self.module.training
+        self.module.eval()
+        try:
+            codes = sample_codes(self.module, text, frames, seeds, settings, given, should_stop)
+        finally:
+            self.module.train(was_training)
+        return list(codes.to("cpu", torch.int16))
+
+    def agreement(self, example: Example) -> float:
+        was_training = self.module.training
+        self.module.eval()
+        try:
+            text = self._pad_text([example.text], [False])
+            return stepwise_difference(self.module, text, example.codes[None])
+        finally:
+            self.module.train(was_training)
+
+    def mismatch(self, wanted: Tensor, given: Tensor) -> float:
+        return float((wanted.long() != given.long()).double().mean())
+
+    def checkpoint_activations(self, enabled: bool) -> None:
+        decoder = self.module.model.decoder
+        if enabled:
+            decoder.gradient_checkpointing_enable({"use_reentrant": False})
+        else:
+            decoder.gradient_checkpointing_disable()
+
+
+def _sites(model: MusicgenForConditionalGeneration) -> tuple[Site, ...]:
+    width = int(model.decoder.config.hidden_size)
+    found: list[Site] = []
+    for layer in range(int(model.decoder.config.num_hidden_layers)):
+        root = f"model.decoder.layers.{layer}"
+        for role, name in (("self_attention", "self_attn"), ("cross_attention", "encoder_attn")):
+            inputs = {short: f"{root}.{name}.{short}_proj" for short in "qkv"}
+            found.append(Site(role, layer, "decoder", inputs, f"{root}.{name}.out_proj", width))
+        found.append(
+            Site("feed_forward", layer, "decoder", {"up": f"{root}.fc1"}, f"{root}.fc2", width)
+        )
+    text_width = int(model.text_encoder.config.d_model)
+    found.append(Site("text_embedding", -1, "text_encoder", {"table": "shared"}, "", text_width))
+    if hasattr(model, "enc_to_dec_proj"):
+        found.append(Site("conditioner", -1, "conditioner", {}, "", width))
+    return tuple(found)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The library reports each load at length; what matters of it is checked here instead."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def _load_model(base: Base, device: Any, dtype: Any) -> MusicgenForConditionalGeneration:
+    try:
+        with _quiet():
+            model, report = MusicgenForConditionalGeneration.from_pretrained(
+                base.path, dtype=dtype or torch.float32, output_loading_info=True, use_safetensors=True
+            )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"base '{base.name}' does not load ({first})", "download it again") from error
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(
+            f"base '{base.name}' lacks {len(missing)} tensors ({missing[0]} ...)", "download it again"
+        )
+    return model.to(device)
+
+
+def load(base: Base, *, device: Any = "cpu", dtype: Any = None) -> MusicgenBundle:
+    """Load a MusicGen base; see :func:`tunesmith.families.load`."""
+    if str(device) == "meta":
+        with torch.device("meta"), _quiet():
+            model = MusicgenForConditionalGeneration(MusicgenConfig.from_pretrained(base.path))
+        hashes = {"base_hash": "", "codec_hash": "", "text_hash": ""}
+    else:
+        model = _load_model(base, device, dtype)
+        words = b"".join(file.read_bytes() for file in sorted(base.path.glob("tokenizer*")))
+        text = fingerprint(base.path, "text_encoder.") + hashlib.sha256(words).hexdigest()
+        hashes = {
+            "base_hash": fingerprint(base.path),
+            "codec_hash": fingerprint(base.path, "audio_encoder."),
+            "text_hash": hashlib.sha256(text.encode()).hexdigest(),
+        }
+
+    def load_codec() -> EncodecModel:
+        with _quiet():
+            return EncodecModel.from_pretrained(
+                base.path,
+                config=MusicgenConfig.from_pretrained(base.path).audio_encoder,
+                dtype=torch.float32,
+                key_mapping={r"^audio_encoder\.": ""},
+            )
+
+    return MusicgenBundle(
+        model.requires_grad_(False),
+        AutoTokenizer.from_pretrained(base.path),
+        load_codec,
+        name=base.name,
+        licence=base.licence,
+        max_s=float(base.notes.get("max_s", base.family.spec["max_s"])),
+        **hashes,
+    )

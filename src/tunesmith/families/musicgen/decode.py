@@ -1,0 +1,152 @@
+"""MusicGen's sampler: one loop over the decoder with a cache, guidance in the same batch.
+
+``transformers``' own ``generate`` draws a whole batch from one global stream. Here each row draws
+from its own seed, so that a row comes out the same alone or in company.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, EncoderDecoderCache
+
+from tunesmith.errors import Stopped
+from tunesmith.families.musicgen.delay import apply_delay, undo_delay
+from tunesmith.types import GenerationSettings
+
+if TYPE_CHECKING:
+    from tunesmith.families.musicgen.loss import MusicgenLoss
+
+_FREE = -1
+
+
+def pick(logits: Tensor, uniform: Tensor, settings: GenerationSettings) -> Tensor:
+    """Sample by inverting the cumulative distribution at given uniforms.
+
+    Args:
+        logits: ``[..., V]``.
+        uniform: ``[...]`` in [0, 1).
+        settings: temperature, top-k (Fan et al. 2018), top-p (Holtzman et al. 2020).
+
+    Returns:
+        Token ids ``[...]``.
+    """
+    if settings.temperature == 0:
+        return logits.argmax(dim=-1)
+    keep = min(settings.top_k, logits.shape[-1]) if settings.top_k else logits.shape[-1]
+    values, ids = (logits.float() / settings.temperature).topk(keep, dim=-1)
+    probabilities = values.softmax(dim=-1)
+    before = probabilities.cumsum(dim=-1) - probabilities
+    if settings.top_p < 1:
+        probabilities = probabilities * (before < settings.top_p)
+    cumulative = probabilities.cumsum(dim=-1)
+    # Scaling by the total rather than dividing keeps the last kept token reachable and final.
+    threshold = (uniform.to(cumulative)[..., None] * cumulative[..., -1:]).contiguous()
+    chosen = torch.searchsorted(cumulative, threshold, right=True).clamp(max=keep - 1)
+    return ids.gather(-1, chosen)[..., 0]
+
+
+class _Streams:
+    """One stream of uniform numbers per row, each from its own seed."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._generators = [torch.Generator().manual_seed(seed % 2**63) for seed in seeds]
+
+    def draw(self, count: int) -> Tensor:
+        """``[B, count]`` uniforms in [0, 1)."""
+        return torch.stack([torch.rand(count, generator=one) for one in self._generators])
+
+
+@torch.inference_mode()
+def sample_codes(
+    module: MusicgenLoss,
+    text: Mapping[str, Tensor],
+    frames: int,
+    seeds: Sequence[int],
+    settings: GenerationSettings,
+    given: Tensor | None = None,
+    should_stop: Callable[[], int] = lambda: 0,
+) -> Tensor:
+    """Sample codes ``[B, K, frames]``.
+
+    Args:
+        module: the loss module whose decoder is sampled; training mode is left as it was.
+        text: conditioning of the prompts, as ``collate`` makes it.
+        frames: length, the given part included.
+        seeds: one per row.
+        settings: guidance and sampling.
+        given: codes ``[B, K, T0]`` to continue.
+        should_stop: polled each step.
+    """
+    device = next(module.parameters()).device
+    batch, codebooks = len(seeds), len(module.shifts)
+    known = 0 if given is None else min(int(given.shape[-1]), frames)
+    template = torch.full((batch, codebooks, frames), _FREE, device=device)
+    if given is not None:
+        template[..., :known] = given[..., :known].to(device)
+    full = torch.full((batch,), frames, device=device)
+    tokens, _ = apply_delay(template, full, module.shifts, module.pad)
+
+    states, mask = module.text_states({name: value.to(device) for name, value in text.items()})
+    guided = settings.guidance != 1
+    if guided:
+        states = torch.cat([states, torch.zeros_like(states)])
+        mask = torch.cat([mask, torch.zeros_like(mask)])
+    heads = module.heads()
+    streams = _Streams(seeds)
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    begin = 0
+    for position in range(1 + known, tokens.shape[-1]):
+        if number := should_stop():
+            raise Stopped(number, "stopped while generating")
+        step = tokens[..., begin:position]
+        begin = position
+        hidden = module.model.decoder.model(
+            input_ids=(torch.cat([step, step]) if guided else step).flatten(0, 1),
+            encoder_hidden_states=states,
+            encoder_attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[:, -1]
+        logits = torch.einsum("bd,kvd->bkv", hidden, heads.to(hidden.dtype)).float()
+        if guided:
+            conditional, unconditional = logits.chunk(2)
+            logits = unconditional + settings.guidance * (conditional - unconditional)
+        drawn = pick(logits, streams.draw(codebooks).to(device), settings)
+        slot = tokens[..., position]
+        tokens[..., position] = torch.where(slot == _FREE, drawn, slot)
+    return undo_delay(tokens, frames, module.shifts)
+
+
+@torch.inference_mode()
+def stepwise_difference(module: MusicgenLoss, text: Mapping[str, Tensor], codes: Tensor) -> float:
+    """Largest difference of logits between cached steps and one pass, along given codes.
+
+    Args:
+        module: the loss module.
+        text: conditioning of the row.
+        codes: ``[1, K, T]``.
+    """
+    device = next(module.parameters()).device
+    frames = torch.tensor([codes.shape[-1]], device=device)
+    tokens, _ = apply_delay(codes.to(device, torch.long), frames, module.shifts, module.pad)
+    text = {name: value.to(device) for name, value in text.items()}
+    heads = module.heads()
+    whole = torch.einsum("bld,kvd->blkv", module.hidden(tokens[..., :-1], text), heads)
+    states, mask = module.text_states(text)
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    worst = 0.0
+    for position in range(tokens.shape[-1] - 1):
+        hidden = module.model.decoder.model(
+            input_ids=tokens[..., position : position + 1].flatten(0, 1),
+            encoder_hidden_states=states,
+            encoder_attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[:, -1]
+        step = torch.einsum("bd,kvd->bkv", hidden, heads)
+        worst = max(worst, float((step - whole[:, position]).abs().max()))
+    return worst

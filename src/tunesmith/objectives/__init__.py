@@ -1,0 +1,1 @@
+"""Losses that two families share, each with its equation and source."""
