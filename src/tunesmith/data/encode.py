@@ -1,0 +1,163 @@
+"""Clips to codes and captions to text states, once: cached by content, fetched when needed.
+
+A cache entry's name is the hash of everything that it depends on (the clip's bytes, the codec's
+weights; the caption, the text encoder's weights), so it is never stale and never shared by mistake.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from tunesmith.data.atomic import write_bytes
+from tunesmith.data.sources import BadRecording, Limits, Recording
+from tunesmith.errors import Stopped, UserError
+from tunesmith.types import Audio, Clip, Example
+
+if TYPE_CHECKING:
+    from tunesmith.families._bundle import Bundle
+
+_FORMAT = 1  # in every key: a change of what is stored makes old entries invisible, not wrong
+_HOT_BYTES = 256 * 2**20
+
+
+def cache_folder() -> Path:
+    """``$TUNESMITH_CACHE``, else ``tunesmith`` under the user's cache folder."""
+    if path := os.environ.get("TUNESMITH_CACHE"):
+        return Path(path).expanduser()
+    return (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "tunesmith"
+    )
+
+
+def read_audio(path: Path, sample_rate_hz: int, channels: int, max_s: float) -> Audio:
+    """A whole sound file at a given rate; anything beyond ``max_s`` is an error.
+
+    Raises:
+        UserError: naming the file and what is wrong with it.
+    """
+    try:
+        limits = Limits(max_s=max(max_s * 2, 60.0))
+        with Recording(
+            path, sample_rate_hz=sample_rate_hz, channels=channels, limits=limits
+        ) as recording:
+            samples = np.concatenate(list(recording.blocks())).T
+    except BadRecording as error:
+        raise UserError(f"{path}: {error}", "replace or remove it") from None
+    return Audio(np.ascontiguousarray(samples, dtype=np.float32), sample_rate_hz)
+
+
+def _entry(kind: str, *parts: object) -> Path:
+    key = hashlib.sha256("\x1f".join(map(str, (_FORMAT, kind, *parts))).encode()).hexdigest()
+    return cache_folder() / kind / key[:2] / f"{key}.safetensors"
+
+
+def _usable(path: Path) -> bool:
+    """Whether a cache entry is there and whole, as far as its header and size tell."""
+    try:
+        with safe_open(path, "pt") as file:
+            return bool(file.keys())
+    except (OSError, SafetensorError):
+        return False
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+
+
+class EncodedClips(Sequence[Example]):
+    """Encoded clips on the disk; an example is read when it is asked for.
+
+    Attributes:
+        lengths: frames of each clip.
+    """
+
+    def __init__(
+        self, entries: Sequence[tuple[str, Path, Path]], lengths: Sequence[int], most: int
+    ) -> None:
+        self._entries, self.lengths, self._most = list(entries), list(lengths), most
+        self._hot: OrderedDict[int, Example] = OrderedDict()
+        self._hot_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if index in self._hot:
+            self._hot.move_to_end(index)
+            return self._hot[index]
+        clip_id, codes, text = self._entries[index]
+        example = Example(clip_id, load_file(codes)["codes"][..., : self._most], load_file(text))
+        self._hot[index] = example
+        self._hot_bytes += _size(example)
+        while self._hot_bytes > _HOT_BYTES and len(self._hot) > 1:
+            _, old = self._hot.popitem(last=False)
+            self._hot_bytes -= _size(old)
+        return example
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[index] for index in range(len(self)))
+
+
+def _size(example: Example) -> int:
+    return sum(tensor.nbytes for tensor in (example.codes, *example.text.values()))
+
+
+def encode(
+    clips: Sequence[Clip],
+    bundle: Bundle,
+    *,
+    should_stop: Callable[[], int] = lambda: 0,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> EncodedClips:
+    """Encode clips and captions that the cache does not hold yet.
+
+    Args:
+        clips: of one data set; those longer than the base's ``max_s`` are used up to it.
+        bundle: the base.
+        should_stop: polled between clips.
+        on_progress: told ``(done, total)``.
+
+    Raises:
+        UserError: a clip cannot be read.
+        Stopped: what was encoded so far stays in the cache.
+    """
+    entries, lengths = [], []
+    most = int(bundle.max_s * bundle.frame_rate_hz)
+    for done, clip in enumerate(clips):
+        if number := should_stop():
+            raise Stopped(
+                number, f"stopped while encoding; {done} of {len(clips)} clips are in the cache"
+            )
+        codes = _entry("codes", clip.sha256, bundle.codec_hash, bundle.channels)
+        if not _usable(codes):
+            audio = read_audio(clip.path, bundle.sample_rate_hz, bundle.channels, bundle.max_s)
+            _write(codes, {"codes": bundle.encode_audio(audio)})
+        text = _entry("text", clip.caption, bundle.text_hash)
+        if not _usable(text):
+            _write(text, bundle.encode_text([clip.caption])[0])
+        with safe_open(codes, "pt") as file:
+            frames = file.get_slice("codes").get_shape()[-1]
+        entries.append((clip.sha256, codes, text))
+        lengths.append(min(int(frames), most))
+        on_progress(done + 1, len(clips))
+    return EncodedClips(entries, lengths, most)
+
+
+__all__ = ["EncodedClips", "cache_folder", "encode", "read_audio"]

@@ -1,0 +1,3 @@
+"""What is asked of a model: one file each."""
+
+from __future__ import annotations

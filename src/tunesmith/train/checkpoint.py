@@ -1,0 +1,219 @@
+"""Checkpoints that are whole or not there.
+
+A checkpoint is written to a temporary folder, flushed, and renamed; its manifest holds the hash of
+every file. Reading takes the newest one whose hashes agree. Safetensors and JSON only.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tunesmith.errors import ResourceError, UserError
+
+_MANIFEST = "manifest.json"
+_PREFIX = "step-"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that the rest of a run depends on.
+
+    Attributes:
+        weights: trainable parameters by name.
+        optimizer: optimizer tensors, ``{parameter name}/{state name}``.
+        averaged: the moving average of the weights; empty if off.
+        state: plain data: step, best loss, what has been done at this step ...
+    """
+
+    weights: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    averaged: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def flush(path: Path) -> None:
+    """Force a file or folder onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    flush(temporary)
+    temporary.replace(path)
+
+
+def _owned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        folder: where they live.
+        keep: how many of the newest are kept.
+        budget_bytes: most that they may take together; the newest stays in any case.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2, budget_bytes: int | None = None) -> None:
+        self.folder, self.keep, self.budget_bytes = folder, keep, budget_bytes
+
+    def save(self, snapshot: Snapshot) -> Path:
+        """Write one, then let go of old ones.
+
+        Raises:
+            ResourceError: the disk is full; what was there before is untouched.
+        """
+        name = f"{_PREFIX}{snapshot.state['step']:08d}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._sweep()
+        temporary = self.folder / f".{name}.tmp"
+        target = self.folder / name
+        try:
+            temporary.mkdir()
+            for part in ("weights", "optimizer", "averaged"):
+                save_file(_owned(getattr(snapshot, part)), temporary / f"{part}.safetensors")
+            (temporary / "state.json").write_text(json.dumps(dict(snapshot.state)), encoding="utf-8")
+            files = sorted(path for path in temporary.iterdir())
+            manifest = {path.name: _sha256(path) for path in files}
+            (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+            for path in temporary.iterdir():
+                flush(path)
+            flush(temporary)
+            if target.exists():  # the same step again: a state that differs only in what was done at it
+                shutil.rmtree(self._aside(target))
+            temporary.rename(target)
+            flush(self.folder)
+        except Exception as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            # safetensors reports a full disk as an error of its own, with the reason in words.
+            if full or "No space left" in str(error) or "quota" in str(error).lower():
+                raise ResourceError(
+                    f"the disk under {self.folder} is full; the checkpoint of step "
+                    f"{snapshot.state['step']} was not written, earlier ones are whole",
+                    "free space and go on with --resume, or lower train.keep_checkpoints",
+                ) from error
+            raise
+        self._prune()
+        return target
+
+    def _aside(self, target: Path) -> Path:
+        aside = target.with_name(f".{target.name}.old")
+        shutil.rmtree(aside, ignore_errors=True)
+        return target.rename(aside)
+
+    def _sweep(self) -> None:
+        """Clear what a killed writer left. A checkpoint set aside comes back if nothing replaced it."""
+        if not self.folder.is_dir():
+            return
+        for path in self.folder.glob(f".{_PREFIX}*.old"):
+            name = path.name.removeprefix(".").removesuffix(".old")
+            if (self.folder / name).exists():
+                shutil.rmtree(path)
+            else:
+                path.rename(self.folder / name)
+        for path in self.folder.glob(f".{_PREFIX}*.tmp"):
+            shutil.rmtree(path)
+
+    def _all(self) -> list[Path]:
+        return sorted(self.folder.glob(f"{_PREFIX}*")) if self.folder.is_dir() else []
+
+    def _prune(self) -> None:
+        kept = self._all()
+        sizes = [sum(file.stat().st_size for file in path.iterdir()) for path in kept]
+        while len(kept) > 1 and (
+            len(kept) > self.keep or (self.budget_bytes is not None and sum(sizes) > self.budget_bytes)
+        ):
+            shutil.rmtree(kept.pop(0))
+            sizes.pop(0)
+
+    def newest(self) -> tuple[Path, list[str]] | None:
+        """The newest whole checkpoint, and remarks on torn ones that were passed over.
+
+        Raises:
+            UserError: there are checkpoints and none is whole. Starting over would look like
+                going on, so that is left to the user.
+        """
+        self._sweep()
+        remarks = []
+        for path in reversed(self._all()):
+            fault = self._fault(path)
+            if not fault:
+                return path, remarks
+            remarks.append(f"{path.name} is torn ({fault}); it was passed over")
+        if remarks:
+            raise UserError(
+                f"no checkpoint under {self.folder} is whole ({remarks[0]})",
+                "restore one from a backup, or start a new run in another folder",
+            )
+        return None
+
+    @staticmethod
+    def _fault(path: Path) -> str:
+        try:
+            manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+            for name, expected in manifest.items():
+                if _sha256(path / name) != expected:
+                    return f"{name} does not match its hash"
+        except (OSError, ValueError, AttributeError) as error:
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+    @staticmethod
+    def load(path: Path) -> Snapshot:
+        """Read a checkpoint that :meth:`newest` named."""
+        weights, optimizer, averaged = (
+            load_file(path / f"{part}.safetensors") for part in ("weights", "optimizer", "averaged")
+        )
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        return Snapshot(weights, optimizer, averaged, state)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The optimizer's state under its parameters' names."""
+    return {
+        f"{name}/{key}": torch.as_tensor(value)
+        for name, parameter in names.items()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, names: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> None:
+    """Put back what :func:`optimizer_tensors` took."""
+    for name, parameter in names.items():
+        state = {
+            key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")
+        }
+        if state:
+            optimizer.state[parameter] = {
+                # AdamW counts its steps on the CPU unless it is fused or captured.
+                key: value.clone() if key == "step" and not optimizer.defaults.get("fused")
+                else value.to(parameter.device, copy=True)
+                for key, value in state.items()
+            }

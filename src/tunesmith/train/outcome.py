@@ -1,0 +1,109 @@
+"""What a run leaves behind: the facts that it stood on, the adapter, the model card."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunesmith.config import Loaded, dump
+from tunesmith.families._bundle import Bundle
+from tunesmith.formats.adapter import save_adapter
+from tunesmith.formats.card import model_card
+from tunesmith.train.loop import Loop
+from tunesmith.types import Clip
+
+_PACKAGES = ("tunesmith", "torch", "transformers", "peft", "safetensors", "soundfile", "soxr", "numpy")
+
+
+def run_facts(
+    loaded: Loaded,
+    bundle: Bundle,
+    sides: Mapping[str, Sequence[Clip]],
+    device: torch.device,
+    dtype: torch.dtype,
+    trainable_parameters: int,
+) -> dict[str, Any]:
+    """What the run stood on: settings, versions, hashes of base and data, hardware."""
+    description = Path(loaded.config.data.path).expanduser() / "dataset.json"
+    told = json.loads(description.read_text(encoding="utf-8")) if description.is_file() else {}
+    return {
+        "config": dump(loaded),
+        "base": {
+            "name": bundle.name,
+            "hash": bundle.base_hash,
+            "family": bundle.family,
+            "licence": bundle.licence,
+        },
+        "data": {
+            side: {
+                "clips": len(clips),
+                "seconds": round(sum(clip.duration_s for clip in clips), 3),
+                "recordings": len({clip.recording for clip in clips}),
+                "sha256": [clip.sha256 for clip in clips],
+            }
+            for side, clips in sides.items()
+        },
+        "rights": told.get("rights", ""),
+        "trigger": (told.get("settings") or {}).get("trigger") or "",
+        "trainable_parameters": trainable_parameters,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU",
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def finish(loop: Loop, folder: Path, facts: Mapping[str, Any]) -> int:
+    """Save the weights with the lowest validation loss (else the last) as the run's adapter.
+
+    Returns:
+        The step that they are from.
+    """
+    state = loop.state
+    used = state.step
+    if state.best_step >= 0 and state.best_step != state.step:
+        snapshot = loop.best.load(loop.best.folder / f"step-{state.best_step:08d}")
+        used = state.best_step
+        with torch.no_grad():
+            for name, parameter in loop.names.items():
+                parameter.copy_(snapshot.weights[name])
+        _save(loop, folder, facts, used)
+    else:
+        with loop.weights_in_use():
+            _save(loop, folder, facts, used)
+    return used
+
+
+def _save(loop: Loop, folder: Path, facts: Mapping[str, Any], used: int) -> None:
+    state = loop.state
+    details = {
+        "step": used,
+        "steps": state.step,
+        "metrics": {
+            "validation_loss": {"base": state.first_loss, "adapted": state.best_loss if state.best_step >= 0 else None},
+            "general_loss": {"base": state.first_general, "last": state.last_general},
+        },
+        "trainable_parameters": facts["trainable_parameters"],
+        "trigger_tokens": [facts["trigger"]] if facts["trigger"] else [],
+        "rights": facts["rights"],
+        "data": {side: {k: v for k, v in told.items() if k != "sha256"} for side, told in facts["data"].items()},
+        "versions": facts["versions"],
+    }
+    save_adapter(folder, loop.adapter, loop.bundle, details)
+    (folder / "README.md").write_text(model_card(folder), encoding="utf-8")
+
+
+__all__ = ["finish", "run_facts"]

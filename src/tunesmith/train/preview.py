@@ -1,0 +1,56 @@
+"""Listening examples while training: the same prompts and seeds, base beside adapted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tunesmith.families._bundle import Bundle
+from tunesmith.formats.sound import write_sound
+from tunesmith.tasks.generate import generate
+from tunesmith.types import GenerationSettings
+
+
+class Previewer:
+    """Writes ``previews/step-N/00.flac`` ...; step 0 is the base, since a method starts as it.
+
+    Args:
+        bundle: the base with the method attached.
+        folder: the run's ``previews`` folder.
+        prompts: texts.
+        seconds: length of each.
+        seed: seed of the first prompt; prompt i has ``seed + i``.
+        settings: sampling.
+        stop: polled while generating.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        folder: Path,
+        prompts: Sequence[str],
+        seconds: float,
+        seed: int,
+        settings: GenerationSettings,
+        stop: Callable[[], int],
+    ) -> None:
+        self.bundle, self.folder, self.prompts = bundle, folder, tuple(prompts)
+        self.seconds, self.seed, self.settings, self.stop = seconds, seed, settings, stop
+
+    def __call__(self, step: int) -> None:
+        for index, prompt in enumerate(self.prompts):
+            seed = self.seed + index
+            takes = generate(
+                self.bundle,
+                [prompt],
+                duration_s=self.seconds,
+                seed=seed,
+                settings=self.settings,
+                should_stop=self.stop,
+            )
+            for take in takes:
+                made_of = {"prompt": prompt, "seed": seed, "step": step, "base": self.bundle.name}
+                write_sound(self.folder / f"step-{step:08d}" / f"{index:02d}.flac", take.audio, made_of)
+        # The codec is wanted again only at the next preview.
+        self.bundle.release_codec()
+
