@@ -1,0 +1,59 @@
+"""The command line: one file per verb, each thin over the public functions."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from tunesmith.cli.demo import demo
+from tunesmith.cli.generate import generate
+from tunesmith.cli.ls import ls
+from tunesmith.cli.prepare import prepare
+from tunesmith.cli.selftest import selftest
+from tunesmith.cli.train import train
+from tunesmith.errors import ConfigError, Stopped, UserError
+
+app = typer.Typer(
+    name="tunesmith",
+    help="Adapt pre-trained audio generation models to your own recordings, prove it, use it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verb in (prepare, train, generate, ls, selftest, demo):
+    app.command(context_settings={"allow_interspersed_args": True})(verb)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from tunesmith import __version__
+
+        typer.echo(f"tunesmith {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Adapt pre-trained audio generation models to your own recordings, prove it, use it."""
+
+
+def main() -> NoReturn:
+    """Entry point: user errors become one line and an exit code, bugs keep their traceback."""
+    try:
+        app()
+    except ConfigError as error:
+        for fault in error.faults:
+            typer.echo(f"error: {fault}", err=True)
+        sys.exit(error.exit_code)
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except Stopped as stopped:
+        typer.echo(str(stopped), err=True)
+        sys.exit(128 + stopped.signal_number)
+    sys.exit(0)

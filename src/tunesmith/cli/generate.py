@@ -1,0 +1,93 @@
+"""``tunesmith generate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def generate(
+    prompts: Annotated[list[str], typer.Argument(help="What to generate; several make several.")],
+    base: Annotated[str, typer.Option(help="Base model: pocket, a folder, or a hub id.")] = "pocket",
+    adapter: Annotated[str | None, typer.Option(help="A run's folder, a file in one, or a name under the adapters folder.")] = None,
+    strength: Annotated[str, typer.Option(help="How much of the adapter: 0 is the base, 1 as trained; 0,0.5,1 makes each.")] = "1",
+    seconds: Annotated[float, typer.Option(help="Length, a continued sound included.")] = 5.0,
+    seed: Annotated[int, typer.Option(help="Seed of the first; the next has the next.")] = 0,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many of each prompt.")] = 1,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")] = Path("out"),
+    continue_from: Annotated[Path | None, typer.Option("--continue", help="A recording to go on from.")] = None,
+    guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance; 1 is off.")] = 3.0,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Sample among the k likeliest; 0 is off.")] = 250,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Sample within this probability mass; 1 is off.")] = 1.0,
+    kind: Annotated[str, typer.Option("--format", help="wav or flac.")] = "wav",
+) -> None:
+    """Generate sound from text, with or without an adapter."""
+    from tunesmith.errors import UserError
+    from tunesmith.formats.sound import FORMATS
+
+    try:
+        strengths = [float(part) for part in strength.split(",")]
+    except ValueError:
+        raise UserError(f"--strength {strength}: not numbers", "give e.g. 0.8 or 0,0.5,1") from None
+    if kind not in FORMATS:
+        raise UserError(f"--format {kind}: unknown", f"give {' or '.join(FORMATS)}")
+    if adapter is None and strengths != [1.0]:
+        raise UserError("--strength without --adapter", "give the adapter whose strength it is")
+
+    from tunesmith.api import open as open_model
+    from tunesmith.data.encode import read_audio
+    from tunesmith.formats.adapter import card_hash
+    from tunesmith.formats.sound import write_sound
+    from tunesmith.tasks.generate import check_duration
+    from tunesmith.tasks.generate import generate as run
+    from tunesmith.train.signals import StopFlag
+    from tunesmith.types import GenerationSettings
+
+    model = open_model(base, adapter)
+    bundle = model.bundle
+    typer.echo(f"base {bundle.name} ({bundle.base_hash[:12]})", err=True)
+    if model.folder is not None:
+        typer.echo(f"adapter {model.folder} ({card_hash(model.folder)[:12]})", err=True)
+    continued = None
+    if continue_from is not None:
+        if not continue_from.is_file():
+            raise UserError(f"--continue {continue_from}: no such file", "give a recording")
+        continued = read_audio(continue_from, bundle.sample_rate_hz, bundle.channels, bundle.max_s)
+    check_duration(bundle, seconds, continued.duration_s if continued else 0.0)
+    settings = GenerationSettings(guidance, temperature, top_k, top_p)
+    with StopFlag() as stop:
+        for level in strengths:
+            model.set_strength(level)
+            takes = run(
+                bundle,
+                prompts,
+                duration_s=seconds,
+                seed=seed,
+                count=count,
+                settings=settings,
+                continued=continued,
+                should_stop=stop,
+            )
+            for number, take in enumerate(takes):
+                made_of = {
+                    "prompt": take.prompt,
+                    "seed": take.seed,
+                    "seconds": seconds,
+                    "base": bundle.name,
+                    "base_hash": bundle.base_hash,
+                    "adapter": str(model.folder.name) if model.folder else None,
+                    "adapter_hash": card_hash(model.folder) if model.folder else None,
+                    "strength": level if model.folder else None,
+                    "guidance": guidance,
+                    "temperature": temperature,
+                    "top_k": top_k,
+                    "top_p": top_p,
+                    "continues": continue_from.name if continue_from else None,
+                }
+                part = f"-strength{level:g}" if len(strengths) > 1 else ""
+                path = out / f"{number // count:02d}-seed{take.seed}{part}.{kind}"
+                write_sound(path, take.audio, made_of)
+                typer.echo(path)

@@ -1,0 +1,179 @@
+"""``tunesmith prepare``: from a folder of recordings to a data set."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from tunesmith.data import PreparedSummary, Progress
+
+_SHOWN = 10  # rejections and warnings printed; all of them stand in the data set
+
+
+def prepare(
+    src: Annotated[Path, typer.Argument(help="A folder of recordings, or one recording.")],
+    dest: Annotated[Path, typer.Argument(help="The data set: a folder to make.")],
+    base: Annotated[
+        str | None,
+        typer.Option(help="Base model (name or folder): sets rate, channels, longest clip."),
+    ] = None,
+    min_seconds: Annotated[float, typer.Option(help="Shortest clip.")] = 10.0,
+    max_seconds: Annotated[float, typer.Option(help="Longest clip.")] = 30.0,
+    sample_rate: Annotated[
+        int | None, typer.Option(help="Hz of the clips; else the base's, else as recorded.")
+    ] = None,
+    channels: Annotated[
+        int | None, typer.Option(help="1 or 2; else the base's, else as recorded.")
+    ] = None,
+    trigger: Annotated[
+        str | None, typer.Option(help="A rare word to put before every caption.")
+    ] = None,
+    caption: Annotated[
+        str | None, typer.Option(help="Caption of the recordings that have none of their own.")
+    ] = None,
+    valid_share: Annotated[
+        float, typer.Option(help="Share of the sound kept aside to validate with.")
+    ] = 0.1,
+    rights: Annotated[
+        str, typer.Option(help="What you may do with the recordings; kept with the data set.")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Of the division into train and valid.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes; else as many as pay.")] = None,
+) -> None:
+    """Cut recordings into captioned clips that can be trained on.
+
+    Captions are taken from x.caption.txt or x.txt beside x.wav, from metadata.csv or
+    metadata.jsonl, from --caption, or from the file's name. Running again goes on where a run
+    stopped, and does nothing where nothing has changed.
+    """
+    from tunesmith.data import prepare as run
+
+    base_max_s: float | None = None
+    if base is not None:
+        from tunesmith.families import base_limits
+
+        base_rate_hz, base_channels, base_max_s = base_limits(base)
+        sample_rate = sample_rate or base_rate_hz
+        channels = channels or base_channels
+    with _signals() as should_stop, _bar() as on_progress:
+        summary = run(
+            src,
+            dest,
+            sample_rate_hz=sample_rate,
+            channels=channels,
+            min_s=min_seconds,
+            max_s=max_seconds,
+            base_max_s=base_max_s,
+            trigger=trigger,
+            caption=caption,
+            valid_share=valid_share,
+            seed=seed,
+            rights=rights,
+            workers=workers,
+            on_progress=on_progress,
+            should_stop=should_stop,
+        )
+    for line in report(summary, dest, base):
+        typer.echo(line)
+
+
+def report(summary: PreparedSummary, dest: Path, base: str | None) -> list[str]:
+    """The lines printed at the end of a run."""
+    import shlex
+
+    lines: list[str] = []
+    if summary.unchanged:
+        lines.append("Nothing to do: the data set is there and nothing has changed.")
+    lines.append(
+        f"{_count(summary.clips, 'clip')}, {_length(summary.seconds)}, "
+        f"from {_count(summary.recordings, 'recording')}: "
+        f"{summary.train} to train ({_length(summary.train_s)}), "
+        f"{summary.valid} to validate ({_length(summary.valid_s)})"
+    )
+    lines += [f"warning: {warning}" for warning in summary.warnings[:_SHOWN]]
+    if len(summary.warnings) > _SHOWN:
+        lines.append(f"... and {len(summary.warnings) - _SHOWN} more warnings in dataset.json")
+    for rejection in summary.first_rejections[:_SHOWN]:
+        at = f" at {rejection.start_s:.1f} s" if rejection.start_s else ""
+        lines.append(f"rejected: {rejection.file}{at}: {rejection.reason}")
+    if summary.rejected > _SHOWN:
+        lines.append(f"... and {summary.rejected - _SHOWN} more rejections in rejected.jsonl")
+    lines.append(f"Data set: {dest}")
+    name = shlex.quote(base) if base else "BASE"
+    lines.append(
+        f"Next: tunesmith train --base {name} --method lora "
+        f"--data {shlex.quote(str(dest))} --out run"
+    )
+    return lines
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _length(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+@contextmanager
+def _signals() -> Iterator[Callable[[], int]]:
+    """Notes Ctrl-C and SIGTERM; a second Ctrl-C ends the program at once."""
+    caught = 0
+
+    def note(number: int, _: object) -> None:
+        nonlocal caught
+        caught = number
+        signal.signal(number, before[signal.Signals(number)])
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        signal.signal(number, note)
+    try:
+        yield lambda: caught
+    finally:
+        for number in numbers:
+            signal.signal(number, before[number])
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[Progress], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    with Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeRemainingColumn(),
+        # File names are not ours: "[red]" in one is no markup.
+        TextColumn("{task.fields[item]}", markup=False),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    ) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def on_progress(progress: Progress) -> None:
+            if progress.stage not in tasks:
+                tasks[progress.stage] = bar.add_task(progress.stage, total=None, item="")
+            bar.update(
+                tasks[progress.stage],
+                completed=progress.done,
+                total=progress.total,
+                item=progress.item[-50:],
+            )
+
+        yield on_progress
