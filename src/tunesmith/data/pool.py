@@ -1,0 +1,283 @@
+"""Many recordings at once, each in a process of its own.
+
+Decoders are C code fed with strangers' files: one that crashes takes its worker with it, not the
+run. The workers are plain child processes that speak JSON lines, not :mod:`multiprocessing`: that
+would run the caller's script again (spawn) unless it is guarded, and would leave workers behind
+when the parent is killed. These end when their standard input does, and until then they hold the
+parent's lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tunesmith.data.cut import CutRecord, CutSettings, cut
+from tunesmith.data.sources import Limits
+from tunesmith.errors import ResourceError, UserError
+
+_POLL_S = 0.2
+# Below this a second process costs more to start than it saves.
+_BYTES_PER_WORKER = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One recording to cut.
+
+    Attributes:
+        path: the recording.
+        folder: its staging folder.
+        size_bytes: of the recording; the unit of progress.
+    """
+
+    path: Path
+    folder: Path
+    size_bytes: int
+
+
+def how_many(jobs: Sequence[Job], workers: int | None) -> int:
+    """Worker processes to use: what was asked for, else what pays (at most the CPUs, and 16)."""
+    if workers is not None:
+        return min(workers, len(jobs))
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    pays = 1 + sum(job.size_bytes for job in jobs) // _BYTES_PER_WORKER
+    return max(1, min(len(jobs), usable or 1, pays, 16))
+
+
+def cut_all(
+    jobs: Sequence[Job], settings: CutSettings, workers: int, lock: int = -1
+) -> Generator[tuple[int, float, CutRecord | None], None, None]:
+    """Cuts recordings, in any order.
+
+    Args:
+        jobs: what to cut.
+        settings: how.
+        workers: processes; 0 works in this one, which a debugger can follow.
+        lock: file that the workers keep open: a lock on it lasts until the last of them is gone,
+            so that no later run meets one that is still writing. -1 is none.
+
+    Yields:
+        (index of the job, share done, its record when it is done). Also ``(-1, 0, None)`` a few
+        times a second while nothing happens, so that the caller can look for a wish to stop.
+        Closing the generator ends the workers; finished recordings stay finished.
+
+    Errors: :class:`~tunesmith.errors.UserError` when the staging folder cannot be written.
+    """
+    if workers == 0:
+        for index, job in enumerate(jobs):
+            yield from _here(index, job, settings)
+        return
+    pool = _Pool(jobs, settings, lock)
+    try:
+        pool.start(workers)
+        yield from pool.results()
+    finally:
+        pool.close()
+
+
+def _here(
+    index: int, job: Job, settings: CutSettings
+) -> Iterator[tuple[int, float, CutRecord | None]]:
+    # A thread, because a generator cannot yield from inside a callback.
+    news: queue.Queue[tuple[float, CutRecord | BaseException | None]] = queue.Queue()
+    go_on = threading.Semaphore(0)
+    stopping = False
+
+    def on_clip(share: float) -> None:
+        news.put((share, None))
+        go_on.acquire()
+        if stopping:
+            raise SystemExit
+
+    def work() -> None:
+        try:
+            news.put((1.0, cut(job.path, job.folder, settings, on_clip)))
+        except BaseException as error:
+            news.put((0.0, error))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            share, result = news.get()
+            if isinstance(result, BaseException):
+                raise result
+            yield index, share, result
+            if result is not None:
+                return
+            go_on.release()
+    finally:
+        stopping = True
+        go_on.release()
+        thread.join()
+
+
+class _Pool:
+    def __init__(self, jobs: Sequence[Job], settings: CutSettings, lock: int) -> None:
+        self._jobs = jobs
+        self._lock_file = lock
+        self._settings = settings
+        self._todo = iter(range(len(jobs)))
+        self._lock = threading.Lock()
+        self._closing = False
+        self._news: queue.Queue[tuple[int, float, CutRecord | BaseException | None]] = queue.Queue()
+        self._threads: list[threading.Thread] = []
+        self._workers: list[subprocess.Popen[str]] = []
+
+    def start(self, workers: int) -> None:
+        for _ in range(workers):
+            thread = threading.Thread(target=self._attend, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def results(self) -> Iterator[tuple[int, float, CutRecord | None]]:
+        left = len(self._jobs)
+        while left:
+            try:
+                index, share, result = self._news.get(timeout=_POLL_S)
+            except queue.Empty:
+                yield -1, 0.0, None
+                continue
+            if isinstance(result, BaseException):
+                raise result
+            left -= result is not None
+            yield index, share, result
+
+    def close(self) -> None:
+        with self._lock:
+            self._closing = True
+            for worker in self._workers:
+                worker.kill()  # staged files are whole or not there, so this loses nothing
+        for thread in self._threads:
+            thread.join()
+
+    def _attend(self) -> None:
+        """Feeds one worker, and starts another when a recording has killed it."""
+        worker: subprocess.Popen[str] | None = None
+        try:
+            while True:
+                with self._lock:
+                    index = None if self._closing else next(self._todo, None)
+                    if index is None:
+                        return
+                    if worker is None:
+                        worker = _worker(self._lock_file)
+                        self._workers.append(worker)
+                if not self._one(worker, index):
+                    worker = self._buried(worker, index)
+        except BaseException as error:
+            self._news.put((-1, 0.0, error))
+        finally:
+            if worker is not None:
+                self._buried(worker, None)
+
+    def _one(self, worker: subprocess.Popen[str], index: int) -> bool:
+        job = self._jobs[index]
+        assert worker.stdin is not None and worker.stdout is not None
+        order = {
+            "path": str(job.path),
+            "folder": str(job.folder),
+            "settings": asdict(self._settings),
+        }
+        try:
+            worker.stdin.write(json.dumps(order) + "\n")
+            worker.stdin.flush()
+        except OSError:
+            return False
+        for line in worker.stdout:
+            answer: dict[str, Any] = json.loads(line)
+            if "share" in answer:
+                self._news.put((index, answer["share"], None))
+            elif "record" in answer:
+                self._news.put((index, 1.0, CutRecord.from_json(answer["record"])))
+                return True
+            else:
+                kinds = {"UserError": UserError, "ResourceError": ResourceError}
+                kind = kinds.get(answer["error"])
+                if kind is None:
+                    raise RuntimeError(answer["message"])
+                raise kind(answer["message"], answer["mend"])
+        return False
+
+    def _buried(self, worker: subprocess.Popen[str], index: int | None) -> None:
+        assert worker.stdin is not None and worker.stdout is not None
+        with contextlib.suppress(OSError):
+            worker.stdin.close()
+        code = worker.wait()
+        worker.stdout.close()
+        with self._lock:
+            self._workers.remove(worker)
+            closing = self._closing
+        if index is not None and not closing:
+            # No record on disk: another run may have more memory, or a mended decoder.
+            reason = f"the decoder crashed on it (exit code {code}): convert it to wav"
+            self._news.put((index, 1.0, CutRecord((), ((0.0, reason),), 0.0)))
+
+
+def _worker(lock: int) -> subprocess.Popen[str]:
+    package_root = str(Path(__file__).resolve().parents[2])
+    paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.Popen(
+        # -P: a file called numpy.py in the user's folder must not be imported.
+        [sys.executable, "-P", "-c", "from tunesmith.data.pool import serve; serve()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # mpg123 comments on every odd mp3 header
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        # Ctrl-C is for the parent: it decides when the workers end.
+        start_new_session=True,
+        pass_fds=(lock,) if lock >= 0 and os.name == "posix" else (),
+    )
+
+
+def serve() -> None:
+    """The worker's side: orders on standard input, answers on standard output."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
+
+    def answer(value: dict[str, Any]) -> None:
+        answers.write(json.dumps(value) + "\n")
+        answers.flush()
+
+    orders: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_listen, args=(orders,), daemon=True).start()
+    while True:
+        order = json.loads(orders.get())
+        settings = order["settings"]
+        settings["limits"] = Limits(**settings["limits"])
+        try:
+            record = cut(
+                Path(order["path"]),
+                Path(order["folder"]),
+                CutSettings(**settings),
+                lambda share: answer({"share": share}),
+            )
+            answer({"record": record.to_json()})
+        except BrokenPipeError:  # the parent is gone
+            os._exit(1)
+        except UserError as error:
+            kind = type(error).__name__
+            answer({"error": kind, "message": error.message, "mend": error.mend})
+        except Exception:
+            import traceback
+
+            answer({"error": "bug", "message": traceback.format_exc()})
+
+
+def _listen(orders: queue.Queue[str]) -> None:
+    for line in sys.stdin:
+        orders.put(line)
+    # The parent has no more orders, or is gone. A half-done recording is begun afresh anyway.
+    os._exit(0)
