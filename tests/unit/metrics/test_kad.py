@@ -1,0 +1,199 @@
+"""KAD against a naive double loop, and its test against what a test must do."""
+
+from __future__ import annotations
+
+from math import dist, exp
+
+import numpy as np
+import pytest
+from scipy.stats import kstest
+
+from tunesmith.errors import UserError
+from tunesmith.metrics import kad
+
+
+def naive(x: np.ndarray, y: np.ndarray) -> float:
+    """100·MMD², unbiased, one pair at a time."""
+    gaps = [dist(x[i], x[j]) for i in range(len(x)) for j in range(i)]
+    sigma = float(np.median(gaps))
+
+    def k(a: np.ndarray, b: np.ndarray) -> float:
+        return exp(-(dist(a, b) ** 2) / (2 * sigma**2))
+
+    def within(z: np.ndarray) -> float:
+        n = len(z)
+        return sum(k(z[i], z[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+
+    across = sum(k(a, b) for a in x for b in y) / (len(x) * len(y))
+    return 100 * (within(x) + within(y) - 2 * across)
+
+
+@pytest.mark.parametrize("permutations", [0, 5])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_equals_a_double_loop(permutations: int, offset: float) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(23, 5)) + offset
+    y = rng.normal(size=(17, 5)) + offset + 0.5
+    result = kad.compute(x, y, permutations=permutations)
+    assert result.value == pytest.approx(naive(x, y), rel=1e-7)
+    assert (result.p_value is None) == (permutations == 0)
+
+
+def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(40, 4)), rng.normal(size=(35, 4))
+    whole = kad.compute(x, y, permutations=20)
+    monkeypatch.setattr(kad, "_CHUNK", 7)
+    parts = kad.compute(x, y, permutations=20)
+    assert parts.value == pytest.approx(whole.value, rel=1e-10)
+    assert parts.p_value == whole.p_value
+
+
+def test_never_clamped() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 30, 4))
+    y = rng.normal(size=(300, 30, 4))
+    values = np.array([kad.compute(a, b, permutations=0).value for a, b in zip(x, y, strict=True)])
+    assert abs(values.mean()) < 4 * values.std() / np.sqrt(len(values))
+    assert 0.4 < np.mean(values < 0) < 0.75  # skewed: the median lies below the mean of 0
+
+
+def test_bandwidth_comes_from_the_reference() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(50, 6)), 30 * rng.normal(size=(50, 6))
+    sigma = kad.median_distance(x)
+    gaps = [dist(a, b) for i, a in enumerate(x) for b in x[:i]]
+    assert sigma == pytest.approx(np.median(gaps), rel=1e-12)
+    own = kad.compute(x, y, permutations=0)
+    given = kad.compute(x, y, permutations=0, bandwidth=sigma)
+    assert own.value == pytest.approx(given.value, rel=1e-12)
+    assert own.value != pytest.approx(kad.compute(y, x, permutations=0).value, rel=0.1)
+
+
+def test_median_of_many_rows_is_close_to_that_of_all() -> None:
+    x = np.random.default_rng(0).normal(size=(900, 8))
+    assert kad.median_distance(x, most=300) == pytest.approx(kad.median_distance(x), rel=0.03)
+
+
+def test_p_value_is_uniform_without_a_difference() -> None:
+    rng = np.random.default_rng(5)
+    p = [
+        kad.compute(
+            rng.normal(size=(25, 3)), rng.normal(size=(20, 3)), permutations=199, seed=seed
+        ).p_value
+        for seed in range(200)
+    ]
+    assert kstest(p, "uniform").pvalue > 0.01
+
+
+def test_p_value_is_small_under_a_shift() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(80, 5)), rng.normal(size=(80, 5)) + 0.8
+    assert kad.compute(x, y, permutations=500).p_value == pytest.approx(1 / 501)
+
+
+def test_windows_of_one_file_change_sides_together() -> None:
+    """Ten near-equal windows per file: blind to files, chance looks like a discovery."""
+    rng = np.random.default_rng(0)
+    blind, aware = [], []
+    for seed in range(60):
+        x = np.repeat(rng.normal(size=(8, 3)), 10, axis=0) + 0.05 * rng.normal(size=(80, 3))
+        y = np.repeat(rng.normal(size=(8, 3)), 10, axis=0) + 0.05 * rng.normal(size=(80, 3))
+        files = [i // 10 for i in range(80)]
+        blind.append(kad.compute(x, y, permutations=99, seed=seed).p_value)
+        aware.append(kad.compute(x, y, permutations=99, seed=seed, groups=(files, files)).p_value)
+    assert np.mean(np.array(blind) <= 0.05) > 0.9
+    assert np.mean(np.array(aware) <= 0.05) < 0.15
+    assert kstest(aware, "uniform").pvalue > 0.01
+
+
+def test_groups_of_one_row_change_nothing() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20, 3)), rng.normal(size=(15, 3))
+    assert kad.compute(x, y, seed=1) == kad.compute(x, y, seed=1, groups=(range(20), range(15)))
+
+
+def test_group_sums_equal_relabelled_rows() -> None:
+    """Uneven, interleaved files: the folded form against plain recomputation."""
+    rng = np.random.default_rng(4)
+    pooled = rng.normal(size=(12, 3))
+    codes = np.array([0, 1, 0, 2, 1, 0, 3, 3, 4, 3, 4, 5])
+    kernel = kad._kernel(pooled, pooled, 1.3)
+    np.fill_diagonal(kernel, 0.0)
+    hot = np.eye(6)[codes]
+    sums = hot.T @ kernel @ hot
+    side = np.array([[1.0, 0, 0, 1, 1, 0]])
+    got = kad._from_sums(side, sums, sums.sum(1), np.bincount(codes).astype(float))[0]
+    left = side[0, codes] > 0
+    assert got == pytest.approx(kad._value(pooled[left], pooled[~left], 1.3), rel=1e-10)
+
+
+def test_seeded() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 3)), rng.normal(size=(30, 3)) + 0.2
+    assert kad.compute(x, y, seed=1) == kad.compute(x, y, seed=1)
+
+
+def test_mistakes_are_named() -> None:
+    x = np.random.default_rng(0).normal(size=(6, 2))
+    with pytest.raises(UserError, match="must differ"):
+        kad.compute(np.ones((6, 2)), x)
+    with pytest.raises(UserError, match="5 candidate groups for 6"):
+        kad.compute(x, x, groups=(range(6), range(5)))
+    with pytest.raises(UserError, match="0 or more"):
+        kad.compute(x, x, permutations=-1)
+
+
+def test_a_test_too_large_for_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kad, "_LARGEST", 10)
+    x = np.random.default_rng(0).normal(size=(6, 2))
+    with pytest.raises(UserError, match="at most 10"):
+        kad.compute(x, x)
+    assert kad.compute(x, x, permutations=0).p_value is None
+
+
+def test_few_clips_and_few_files_are_warned_of() -> None:
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    files = [i // 30 for i in range(60)]
+    warnings = kad.compute(x, x, groups=(files, files)).warnings
+    assert any("change sides" in text for text in warnings)
+    assert any("coarse" in text for text in kad.compute(x[:5], x).warnings)
+    assert not kad.compute(x, x).warnings
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_comparison_equals_the_difference_of_two_distances(paired: bool) -> None:
+    rng = np.random.default_rng(0)
+    x, base, adapted = rng.normal(size=(3, 30, 4))
+    base = base + 1.5
+    gap, p = kad.compare(x, base, adapted, paired=paired, permutations=200)
+    one = kad.compute(x, base, permutations=0).value
+    two = kad.compute(x, adapted, permutations=0).value
+    assert gap == pytest.approx(one - two, rel=1e-9)
+    assert p == pytest.approx(1 / 201)
+    back, same = kad.compare(x, adapted, base, paired=paired, permutations=200)
+    assert (back, same) == (pytest.approx(-gap), p)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_comparison_is_uniform_without_a_difference(paired: bool) -> None:
+    rng = np.random.default_rng(1)
+    p = []
+    for seed in range(150):
+        x, base, adapted = rng.normal(size=(3, 20, 3))
+        adapted = 0.9 * base + 0.44 * adapted if paired else adapted  # pairs are alike
+        p.append(
+            kad.compare(x, base + 0.5, adapted + 0.5, paired=paired, permutations=99, seed=seed)[1]
+        )
+    assert np.mean(np.array(p) <= 0.05) < 0.12
+    assert 0.4 < np.mean(p) < 0.6
+
+
+def test_comparison_mistakes_are_named() -> None:
+    x = np.random.default_rng(0).normal(size=(6, 2))
+    with pytest.raises(UserError, match="cannot pair"):
+        kad.compare(x, x, x[:5])
+    with pytest.raises(UserError, match="in 0 relabellings"):
+        kad.compare(x, x, x, permutations=0)
+    with pytest.raises(UserError, match="alike"):
+        kad.compare(np.ones((6, 2)), x, x)
