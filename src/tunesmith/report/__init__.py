@@ -1,0 +1,1 @@
+"""One self-contained HTML page per run: the verdict, the sounds, the numbers, the rights."""
