@@ -69,7 +69,9 @@ class Model:
         adapter: the attached adapter, or None.
     """
 
-    def __init__(self, bundle: Bundle, adapter: Adapter | None = None, folder: Path | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, adapter: Adapter | None = None, folder: Path | None = None
+    ) -> None:
         self.bundle, self.adapter, self.folder = bundle, adapter, folder
 
     def set_strength(self, strength: float) -> None:

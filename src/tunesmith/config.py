@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from tunesmith.config_source import Source
 from tunesmith.errors import ConfigError, Fault, UserError, did_you_mean
 
 
@@ -50,15 +50,27 @@ class TrainConfig(_Strict):
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decoupled weight decay")
     betas: tuple[float, float] = Field((0.9, 0.99), description="AdamW's moment decays")
     clip_norm: float = Field(1.0, ge=0, description="largest gradient norm; 0 is off")
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of averaged weights, e.g. 0.999; 0 is off")
-    caption_dropout: float = Field(0.1, ge=0, le=1, description="share of rows without text (guidance)")
-    activation_checkpointing: bool = Field(False, description="less memory, about a third more time")
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="decay of averaged weights, e.g. 0.999; 0 is off"
+    )
+    caption_dropout: float = Field(
+        0.1, ge=0, le=1, description="share of rows without text (guidance)"
+    )
+    activation_checkpointing: bool = Field(
+        False, description="less memory, about a third more time"
+    )
     bucket: bool = Field(True, description="batches of clips of similar length")
-    eval_every: int | None = Field(None, ge=1, description="steps between validations; default 10 in all")
+    eval_every: int | None = Field(
+        None, ge=1, description="steps between validations; default 10 in all"
+    )
     checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints")
-    keep_checkpoints: int = Field(2, ge=1, description="how many of the last are kept, beside the best")
+    keep_checkpoints: int = Field(
+        2, ge=1, description="how many of the last are kept, beside the best"
+    )
     disk_budget_gb: float | None = Field(None, gt=0, description="most that checkpoints may take")
-    patience: int = Field(0, ge=0, description="validations without progress before stopping; 0 is off")
+    patience: int = Field(
+        0, ge=0, description="validations without progress before stopping; 0 is off"
+    )
     max_bad_steps: int = Field(10, ge=1, description="NaN or inf steps in a row before giving up")
 
 
@@ -67,7 +79,9 @@ class PreviewConfig(_Strict):
 
     prompts: tuple[str, ...] = Field((), description="default: two captions of the data")
     seconds: float | None = Field(None, gt=0, description="default: 5 or the base's longest")
-    every: int | None = Field(None, ge=0, description="steps between previews; 0 is none; default 4 in all")
+    every: int | None = Field(
+        None, ge=0, description="steps between previews; 0 is none; default 4 in all"
+    )
     seed: int = Field(1, description="seed of the first prompt; the next has the next")
     guidance: float = Field(3.0, ge=0, description="classifier-free guidance scale")
 
@@ -82,8 +96,12 @@ class RunConfig(_Strict):
     train: TrainConfig = TrainConfig()  # type: ignore[call-arg]
     preview: PreviewConfig = PreviewConfig()  # type: ignore[call-arg]
     seed: int = Field(0, description="seed of everything random in the run")
-    init_from: str | None = Field(None, description="adapter whose weights to start from (not --resume)")
-    log: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field((), description="further logs")
+    init_from: str | None = Field(
+        None, description="adapter whose weights to start from (not --resume)"
+    )
+    log: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
+        (), description="further logs"
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> RunConfig:
@@ -92,110 +110,12 @@ class RunConfig(_Strict):
         return self
 
 
-_SHORT = {"base": "name", "method": "name", "data": "path"}
 _SECTIONS: dict[str, type[BaseModel]] = {
     "base": BaseConfig,
     "data": DataConfig,
     "train": TrainConfig,
     "preview": PreviewConfig,
 }
-
-# YAML 1.2's core schema: PyYAML's own 1.1 reads `1e-4` as text and `no` as false.
-_FLOAT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$")
-_INT = re.compile(r"^[-+]?[0-9]+$")
-
-
-def scalar(text: str) -> Any:
-    """A plain YAML 1.2 scalar as a Python value: ``1e-4`` is a number, ``no`` is text."""
-    if text in ("", "~", "null", "Null", "NULL"):
-        return None
-    if text in ("true", "True", "TRUE", "false", "False", "FALSE"):
-        return text[0] in "tT"
-    if _INT.match(text):
-        return int(text)
-    if _FLOAT.match(text):
-        return float(text.replace(".inf", "inf").replace(".nan", "nan").lower())
-    return text
-
-
-class _Source:
-    """Values with the places they came from, for messages."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
-        self.places: dict[str, str] = {}
-        self.faults: list[Fault] = []
-
-    def where(self, key: str) -> str:
-        """Place of a key, else of the nearest key above it."""
-        while key:
-            if key in self.places:
-                return self.places[key]
-            key = key.rpartition(".")[0]
-        return ""
-
-    def put(self, key: str, value: Any, place: str) -> None:
-        """Set one dotted key; a short form and a long one of the same section agree."""
-        head, _, rest = key.partition(".")
-        if not rest and head in _SHORT and not isinstance(value, Mapping):
-            key, rest = f"{head}.{_SHORT[head]}", _SHORT[head]
-        if isinstance(value, Mapping):
-            for name, inner in value.items():
-                self.put(f"{key}.{name}", inner, self.places.get(f"{key}.{name}", place))
-            if not value:
-                self.values.setdefault(head, {})
-            return
-        node = self.values
-        *parents, last = key.split(".")
-        for parent in parents:
-            inner = node.setdefault(parent, {})
-            if not isinstance(inner, dict):
-                self.faults.append(Fault(key, "stands under a plain value", "give it once", place))
-                return
-            node = inner
-        node[last] = value
-        self.places[key] = place
-        if key in (f"{head}.{_SHORT.get(head)}",):
-            self.places[head] = place
-
-    def put_file(self, path: Path) -> None:
-        """Take over a YAML file, remembering each key's line."""
-        try:
-            text = path.read_text(encoding="utf-8")
-            root = yaml.compose(text, Loader=yaml.SafeLoader)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})", "check the path") from None
-        except UnicodeDecodeError:
-            raise UserError(f"{path}: not a text file", "give a YAML file") from None
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f":{mark.line + 1}" if mark else ""
-            problem = getattr(error, "problem", None) or "not valid YAML"
-            raise UserError(f"{path}{line}: {problem}", "check indentation, colons and quotes") from None
-        if root is None:
-            return
-        if not isinstance(root, yaml.MappingNode):
-            raise UserError(f"{path}:1: not a mapping", "write `key: value` lines")
-        value = self._node(root, "", str(path))
-        for name, inner in value.items():
-            self.put(name, inner, self.places.get(name, str(path)))
-
-    def _node(self, node: yaml.Node, key: str, file: str) -> Any:
-        if isinstance(node, yaml.MappingNode):
-            found: dict[str, Any] = {}
-            for name_node, value_node in node.value:
-                name = str(name_node.value)
-                inner = f"{key}.{name}" if key else name
-                place = f"{file}:{name_node.start_mark.line + 1}"
-                if name in found:
-                    self.faults.append(Fault(inner, "given twice", "remove one of them", place))
-                self.places[inner] = place
-                found[name] = self._node(value_node, inner, file)
-            return found
-        if isinstance(node, yaml.SequenceNode):
-            return [self._node(item, key, file) for item in node.value]
-        assert isinstance(node, yaml.ScalarNode)
-        return scalar(node.value) if node.style is None else node.value
 
 
 def _tuples(value: Any) -> Any:
@@ -228,7 +148,9 @@ def _message(error: Mapping[str, Any]) -> str:
     )
 
 
-def _faults(error: ValidationError, prefix: str, known: Mapping[str, Sequence[str]]) -> Iterator[Fault]:
+def _faults(
+    error: ValidationError, prefix: str, known: Mapping[str, Sequence[str]]
+) -> Iterator[Fault]:
     for one in error.errors():
         path = ".".join(str(part) for part in (*filter(None, [prefix]), *one["loc"]))
         # Union members and tuple positions are not part of what the user wrote.
@@ -253,7 +175,7 @@ _MISSING = {
 _HINTS = {"train.lr": "usual: 1e-4 for lora, 5e-6 for full"}
 
 
-def _known() -> dict[str, Sequence[str]]:
+def _known() -> Mapping[str, Sequence[str]]:
     return {"": list(RunConfig.model_fields)} | {
         name: list(section.model_fields) for name, section in _SECTIONS.items()
     }
@@ -305,7 +227,7 @@ def load_config(
     from tunesmith.families import find_base
     from tunesmith.registry import plugin, support
 
-    given = _Source()
+    given = Source()
     if recipe is not None:
         given.put_file(recipe)
         given.values.pop("recipe", None)  # what the recipe says of itself
@@ -317,12 +239,11 @@ def load_config(
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or not key:
-            given.faults.append(Fault(word, "not key=value", "write e.g. train.lr=5e-5", "command line"))
+            given.faults.append(
+                Fault(word, "not key=value", "write e.g. train.lr=5e-5", "command line")
+            )
             continue
-        node = yaml.compose(text or "''", Loader=yaml.SafeLoader)
-        value = given._node(node, key, "command line") if node is not None else text
-        given.places = {k: ("command line" if v.startswith("command line:") else v) for k, v in given.places.items()}
-        given.put(key, value, "command line")
+        given.put_text(key, text, "command line")
 
     faults = list(given.faults)
     base = method = None
@@ -339,7 +260,9 @@ def load_config(
         except UserError as error:
             faults.append(Fault("method", error.message, error.mend))
     if base and method and (reason := support(base.family, method)) != "ok":
-        faults.append(Fault("method", f"'{method.name}' does not work on {base.family.name}: {reason}", ""))
+        faults.append(
+            Fault("method", f"'{method.name}' does not work on {base.family.name}: {reason}", "")
+        )
 
     values = _with_defaults(given.values, base, method)
     config = None
@@ -354,7 +277,8 @@ def load_config(
         known = {"method": [field.name for field in dataclasses.fields(kind)]}
         if unknown := sorted(rest.keys() - set(known["method"])):
             faults.extend(
-                Fault(f"method.{key}", "unknown setting", did_you_mean(key, known["method"])) for key in unknown
+                Fault(f"method.{key}", "unknown setting", did_you_mean(key, known["method"]))
+                for key in unknown
             )
             rest = {key: value for key, value in rest.items() if key not in unknown}
         try:
@@ -363,16 +287,23 @@ def load_config(
             faults.extend(_faults(error, "method", known))
     data = _dig(given.values, "data", "path")
     if isinstance(data, str) and not Path(data).expanduser().is_dir():
-        faults.append(Fault("data", f"no folder {data}", "run `tunesmith prepare SRC DEST` and give DEST"))
+        faults.append(
+            Fault("data", f"no folder {data}", "run `tunesmith prepare SRC DEST` and give DEST")
+        )
     general = _dig(given.values, "data", "general")
     if isinstance(general, str) and not Path(general).expanduser().is_dir():
-        faults.append(Fault("data.general", f"no folder {general}", "run `tunesmith prepare` or leave it out"))
+        faults.append(
+            Fault("data.general", f"no folder {general}", "run `tunesmith prepare` or leave it out")
+        )
     if base is not None and method is not None and method_config is not None:
         from tunesmith.families import skeleton
 
         faults.extend(method.load().check(skeleton(base), method_config))
     if faults:
-        placed = [fault if fault.where else dataclasses.replace(fault, where=given.where(fault.key)) for fault in faults]
+        placed = [
+            fault if fault.where else dataclasses.replace(fault, where=given.where(fault.key))
+            for fault in faults
+        ]
         raise ConfigError(dict.fromkeys(placed))
     assert config is not None and method_config is not None
     return Loaded(config, method_config, given.places)
@@ -389,7 +320,7 @@ def _dig(values: Mapping[str, Any], *keys: str) -> Any:
 
 def _with_defaults(values: dict[str, Any], base: Any, method: Any) -> dict[str, Any]:
     """The given values over the family's and the base's defaults for this method."""
-    filled = _Source()
+    filled = Source()
     if base is not None and method is not None:
         for defaults in (base.family.spec.get("defaults", {}), base.notes.get("defaults", {})):
             for key, value in defaults.get(method.name, {}).items():
@@ -409,5 +340,8 @@ def _with_defaults(values: dict[str, Any], base: Any, method: Any) -> dict[str, 
 def dump(loaded: Loaded) -> dict[str, Any]:
     """The configuration as plain data, every default written out."""
     values = loaded.config.model_dump(mode="json")
-    values["method"] = {"name": loaded.config.method["name"], **dataclasses.asdict(loaded.method_config)}
+    values["method"] = {
+        "name": loaded.config.method["name"],
+        **dataclasses.asdict(loaded.method_config),
+    }
     return values

@@ -67,7 +67,10 @@ def _data_sets(out: Path, stop: StopFlag) -> None:
 
 def _through_codec(bundle: Bundle, clips: Sequence[Clip]) -> list[Audio]:
     """Real clips as the codec renders them: what the model could reach at best."""
-    sounds = (read_audio(clip.path, bundle.sample_rate_hz, bundle.channels, bundle.max_s) for clip in clips)
+    sounds = (
+        read_audio(clip.path, bundle.sample_rate_hz, bundle.channels, bundle.max_s)
+        for clip in clips
+    )
     return [bundle.decode_audio(bundle.encode_audio(sound)) for sound in sounds]
 
 
@@ -80,14 +83,22 @@ def _embed(audios: Sequence[Audio]) -> tuple[np.ndarray, np.ndarray]:
 def _measure(real: Sequence[Audio], takes: Sequence[Take]) -> dict[str, Metric]:
     reference, _ = _embed(real)
     candidate, _ = _embed([take.audio for take in takes])
-    return {"kad": kad.compute(reference, candidate, permutations=0), "fad": fad.compute(reference, candidate)}
+    return {
+        "kad": kad.compute(reference, candidate, permutations=0),
+        "fad": fad.compute(reference, candidate),
+    }
 
 
 def _takes(bundle: Bundle, prompts: Sequence[str], seed: int, stop: StopFlag) -> list[Take]:
     found: list[Take] = []
     for index, prompt in enumerate(prompts):
         found += generate(
-            bundle, [prompt], duration_s=_SECONDS, seed=seed + 100 * index, count=_TAKES // len(prompts), should_stop=stop
+            bundle,
+            [prompt],
+            duration_s=_SECONDS,
+            seed=seed + 100 * index,
+            count=_TAKES // len(prompts),
+            should_stop=stop,
         )
     return found
 
@@ -148,21 +159,26 @@ def demo(
     return DemoResult(page, numbers)
 
 
-def _difference(real: Sequence[Audio], before: Sequence[Take], after: Sequence[Take], seed: int) -> float:
+def _difference(
+    real: Sequence[Audio], before: Sequence[Take], after: Sequence[Take], seed: int
+) -> float:
     """Paired permutation test: could the drop in KAD come from swapping before and after by chance?
 
     Both takes of a pair share prompt and seed, so under no effect each pair's labels are
     exchangeable (Phipson & Smyth 2010 for the added one).
     """
     reference, _ = _embed(real)
-    pairs = [(_logmel.embed(b.audio), _logmel.embed(a.audio)) for b, a in zip(before, after, strict=True)]
+    pairs = [
+        (_logmel.embed(b.audio), _logmel.embed(a.audio)) for b, a in zip(before, after, strict=True)
+    ]
     draw = np.random.default_rng(seed)
 
     def drop(swap: np.ndarray) -> float:
         first = np.concatenate([pair[int(s)] for pair, s in zip(pairs, swap, strict=True)])
         second = np.concatenate([pair[1 - int(s)] for pair, s in zip(pairs, swap, strict=True)])
         return (
-            kad.compute(reference, first, permutations=0).value - kad.compute(reference, second, permutations=0).value
+            kad.compute(reference, first, permutations=0).value
+            - kad.compute(reference, second, permutations=0).value
         )
 
     observed = drop(np.zeros(len(pairs), dtype=bool))
@@ -171,7 +187,9 @@ def _difference(real: Sequence[Audio], before: Sequence[Take], after: Sequence[T
     return (1 + beyond) / (1 + trials)
 
 
-def _numbers(run: Path, measured: Mapping[str, Mapping[str, Metric]], p_value: float) -> dict[str, Any]:
+def _numbers(
+    run: Path, measured: Mapping[str, Mapping[str, Metric]], p_value: float
+) -> dict[str, Any]:
     card = read_card(run)
     lines = read_metrics(run / "metrics.jsonl")
     kept = next(x for x in lines if x["kind"] == "valid" and x["step"] == card["step"])
@@ -182,7 +200,10 @@ def _numbers(run: Path, measured: Mapping[str, Mapping[str, Metric]], p_value: f
             for side, found in measured.items()
         },
         "kad_p_value": p_value,
-        "n": {"reference": measured["base"]["kad"].n_reference, "generated": measured["base"]["kad"].n_candidate},
+        "n": {
+            "reference": measured["base"]["kad"].n_reference,
+            "generated": measured["base"]["kad"].n_candidate,
+        },
         "embedding": _logmel.NAME,
         "general_loss_before": card["metrics"]["general_loss"]["base"],
         "general_loss_after": kept["general_loss"],
@@ -225,7 +246,11 @@ def _page(
     sections = [
         Section(
             "All other takes",
-            [Track(f"{track.label}, seed {row.seed}", track.audio, row.prompt) for row in rest for track in row.tracks],
+            [
+                Track(f"{track.label}, seed {row.seed}", track.audio, row.prompt)
+                for row in rest
+                for track in row.tracks
+            ],
             "The same prompts with other seeds, base and adapted in turn.",
         ),
         *(
@@ -235,9 +260,21 @@ def _page(
                 intro,
             )
             for title, some, intro in (
-                ("Training clips", [c for c in clips if c.split == "train"], "What the adapter was trained on."),
-                ("Held-out clips", [c for c in clips if c.split == "valid"], "What it is measured against."),
-                ("General clips", load_dataset(out / "data" / "general"), "Other music, to see what is forgotten."),
+                (
+                    "Training clips",
+                    [c for c in clips if c.split == "train"],
+                    "What the adapter was trained on.",
+                ),
+                (
+                    "Held-out clips",
+                    [c for c in clips if c.split == "valid"],
+                    "What it is measured against.",
+                ),
+                (
+                    "General clips",
+                    load_dataset(out / "data" / "general"),
+                    "Other music, to see what is forgotten.",
+                ),
             )
         ),
     ]

@@ -157,7 +157,9 @@ def support(family: Plugin, method: Plugin) -> str:
 def matrix() -> dict[str, dict[str, str]]:
     """``{family: {method: "ok" or the reason}}`` for everything that is installed."""
     return {
-        family.name: {method.name: support(family, method) for method in plugins("methods").values()}
+        family.name: {
+            method.name: support(family, method) for method in plugins("methods").values()
+        }
         for family in plugins("families").values()
     }
 
@@ -168,7 +170,8 @@ def recipes() -> dict[str, dict[str, Any]]:
     import yaml
 
     return {
-        path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))["recipe"] for path in sorted((_ROOT / "recipes").glob("*.yaml"))
+        path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))["recipe"]
+        for path in sorted((_ROOT / "recipes").glob("*.yaml"))
     }
 
 

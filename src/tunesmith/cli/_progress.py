@@ -11,7 +11,13 @@ class RunDisplay:
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
         self.console = Console(stderr=True, highlight=False)
         self._progress = Progress(
@@ -68,8 +74,11 @@ class RunDisplay:
             elif not self.console.is_terminal and values["step"] % self._every == 0:
                 self.say(f"step {values['step']}/{self._total}  {note}")
         elif kind == "valid":
-            parts = [f"{name} {values[key]:.4f}" for name, key in
-                     (("validation loss", "loss"), ("general loss", "general_loss")) if key in values]
+            parts = [
+                f"{name} {values[key]:.4f}"
+                for name, key in (("validation loss", "loss"), ("general loss", "general_loss"))
+                if key in values
+            ]
             self.say(f"step {values['step']}: {', '.join(parts)}")
         elif kind == "phase":
             self.say(str(values["name"]))

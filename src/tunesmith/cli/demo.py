@@ -9,8 +9,12 @@ import typer
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for data, run and report.")] = Path("demo"),
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps. [default: the base's own]")] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for data, run and report.")
+    ] = Path("demo"),
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Training steps. [default: the base's own]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of training and generation.")] = 0,
 ) -> None:
     """Adapt the embedded base to a style it has never heard; report.html shows what that did."""

@@ -10,18 +10,38 @@ import typer
 
 def generate(
     prompts: Annotated[list[str], typer.Argument(help="What to generate; several make several.")],
-    base: Annotated[str, typer.Option(help="Base model: pocket, a folder, or a hub id.")] = "pocket",
-    adapter: Annotated[str | None, typer.Option(help="A run's folder, a file in one, or a name under the adapters folder.")] = None,
-    strength: Annotated[str, typer.Option(help="How much of the adapter: 0 is the base, 1 as trained; 0,0.5,1 makes each.")] = "1",
+    base: Annotated[
+        str, typer.Option(help="Base model: pocket, a folder, or a hub id.")
+    ] = "pocket",
+    adapter: Annotated[
+        str | None,
+        typer.Option(help="A run's folder, a file in one, or a name under the adapters folder."),
+    ] = None,
+    strength: Annotated[
+        str,
+        typer.Option(
+            help="How much of the adapter: 0 is the base, 1 as trained; 0,0.5,1 makes each."
+        ),
+    ] = "1",
     seconds: Annotated[float, typer.Option(help="Length, a continued sound included.")] = 5.0,
     seed: Annotated[int, typer.Option(help="Seed of the first; the next has the next.")] = 0,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many of each prompt.")] = 1,
+    count: Annotated[
+        int, typer.Option("-n", "--count", min=1, help="How many of each prompt.")
+    ] = 1,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")] = Path("out"),
-    continue_from: Annotated[Path | None, typer.Option("--continue", help="A recording to go on from.")] = None,
-    guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance; 1 is off.")] = 3.0,
+    continue_from: Annotated[
+        Path | None, typer.Option("--continue", help="A recording to go on from.")
+    ] = None,
+    guidance: Annotated[
+        float, typer.Option(min=0, help="Classifier-free guidance; 1 is off.")
+    ] = 3.0,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 1.0,
-    top_k: Annotated[int, typer.Option(min=0, help="Sample among the k likeliest; 0 is off.")] = 250,
-    top_p: Annotated[float, typer.Option(min=0, max=1, help="Sample within this probability mass; 1 is off.")] = 1.0,
+    top_k: Annotated[
+        int, typer.Option(min=0, help="Sample among the k likeliest; 0 is off.")
+    ] = 250,
+    top_p: Annotated[
+        float, typer.Option(min=0, max=1, help="Sample within this probability mass; 1 is off.")
+    ] = 1.0,
     kind: Annotated[str, typer.Option("--format", help="wav or flac.")] = "wav",
 ) -> None:
     """Generate sound from text, with or without an adapter."""

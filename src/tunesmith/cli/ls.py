@@ -34,13 +34,17 @@ def ls(
 
     console = Console(highlight=False)
     for kind in ("families", "methods", "metrics", "tasks", "recipes"):
-        table = Table("name", "what it is", title=kind, title_justify="left", box=None, pad_edge=False)
+        table = Table(
+            "name", "what it is", title=kind, title_justify="left", box=None, pad_edge=False
+        )
         for name, spec in tables[kind].items():
             table.add_row(name, spec["summary"])
         console.print(table)
         console.print()
     methods = list(tables["methods"])
-    table = Table("family", *methods, title="support", title_justify="left", box=None, pad_edge=False)
+    table = Table(
+        "family", *methods, title="support", title_justify="left", box=None, pad_edge=False
+    )
     reasons = []
     for family, row in tables["matrix"].items():
         table.add_row(family, *("yes" if row[method] == "ok" else "no" for method in methods))
@@ -50,4 +54,6 @@ def ls(
         console.print(f"  {reason}")
     from tunesmith.families._bases import EMBEDDED
 
-    console.print(f"\nembedded bases: {', '.join(EMBEDDED)}; any folder or hub id of a family works as well")
+    console.print(
+        f"\nembedded bases: {', '.join(EMBEDDED)}; any folder or hub id of a family works as well"
+    )

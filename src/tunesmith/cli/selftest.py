@@ -8,8 +8,12 @@ import typer
 
 
 def selftest(
-    base: Annotated[str, typer.Option(help="Base model: pocket, a folder, or a hub id.")] = "pocket",
-    seconds: Annotated[float, typer.Option(min=5, help="Most that the training part may take.")] = 75.0,
+    base: Annotated[
+        str, typer.Option(help="Base model: pocket, a folder, or a hub id.")
+    ] = "pocket",
+    seconds: Annotated[
+        float, typer.Option(min=5, help="Most that the training part may take.")
+    ] = 75.0,
 ) -> None:
     """Check a base on this machine: overfit one clip, regenerate it, print speed and memory."""
     from tunesmith.families import find_base, load

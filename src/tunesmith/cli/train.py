@@ -11,18 +11,34 @@ import typer
 def train(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[CONFIG.yaml] [KEY=VALUE]...", help="A configuration file and settings that win over it."),
+        typer.Argument(
+            metavar="[CONFIG.yaml] [KEY=VALUE]...",
+            help="A configuration file and settings that win over it.",
+        ),
     ] = None,
-    base: Annotated[str | None, typer.Option(help="Base model: pocket, a folder, or a hub id.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Base model: pocket, a folder, or a hub id.")
+    ] = None,
     method: Annotated[str | None, typer.Option(help="What trains; see `tunesmith ls`.")] = None,
     data: Annotated[str | None, typer.Option(help="A folder made by `tunesmith prepare`.")] = None,
-    general: Annotated[str | None, typer.Option(help="Other prepared recordings, to see what is forgotten.")] = None,
+    general: Annotated[
+        str | None, typer.Option(help="Other prepared recordings, to see what is forgotten.")
+    ] = None,
     out: Annotated[str | None, typer.Option("--out", "-o", help="The run's folder.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="A recipe by name; see `tunesmith ls`.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe by name; see `tunesmith ls`.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps (train.steps).")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on exactly with the run in this folder.")] = None,
-    init_from: Annotated[str | None, typer.Option(help="Start from another adapter's weights (a new run).")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print parameters, memory, disk and time; train nothing.")] = False,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on exactly with the run in this folder.")
+    ] = None,
+    init_from: Annotated[
+        str | None, typer.Option(help="Start from another adapter's weights (a new run).")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print parameters, memory, disk and time; train nothing."),
+    ] = False,
 ) -> None:
     """Train an adapter on prepared recordings.
 
@@ -36,7 +52,9 @@ def train(
     files = [word for word in given if "=" not in word]
     overrides = [word for word in given if "=" in word]
     if len(files) > 1:
-        raise UserError(f"two configuration files: {', '.join(files)}", "give one; settings are KEY=VALUE")
+        raise UserError(
+            f"two configuration files: {', '.join(files)}", "give one; settings are KEY=VALUE"
+        )
     settings = {
         "base": base,
         "method": method,
@@ -74,13 +92,18 @@ def train(
             result = run(loaded, resume=resume is not None, on_event=display)
         except Stopped as stopped:
             raise Stopped(
-                stopped.signal_number, f"{stopped}; go on with `tunesmith train --resume {loaded.config.out}`"
+                stopped.signal_number,
+                f"{stopped}; go on with `tunesmith train --resume {loaded.config.out}`",
             ) from None
     for warning in result.warnings:
         typer.echo(f"warning: {warning}", err=True)
     page = report_on_run(result.folder)
     state = result.state
     if state.first_loss is not None:
-        typer.echo(f"validation loss {state.first_loss:.4f} -> {state.best_loss:.4f} (step {result.used_step})")
+        typer.echo(
+            f"validation loss {state.first_loss:.4f} -> {state.best_loss:.4f} (step {result.used_step})"
+        )
     typer.echo(f"adapter in {result.folder}, report in {page}")
-    typer.echo(f'next: tunesmith generate --base {loaded.config.base.name} --adapter {result.folder} "PROMPT" --seconds 4')
+    typer.echo(
+        f'next: tunesmith generate --base {loaded.config.base.name} --adapter {result.folder} "PROMPT" --seconds 4'
+    )

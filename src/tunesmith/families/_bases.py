@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import UserError
+from tunesmith.errors import UserError, did_you_mean
 from tunesmith.registry import Plugin, plugins
 
 _POCKET = Path(__file__).parent.parent / "pocket"
@@ -94,7 +94,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
     if not looks_like_id:
         raise UserError(
             f"no base '{name}': not embedded, not a folder, not a hub id",
-            f"give {', '.join(EMBEDDED)}, a folder in the hub's layout, or owner/model",
+            f"{did_you_mean(name, EMBEDDED)}; or give a folder in the hub's layout, or owner/model",
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -133,7 +133,9 @@ def weight_files(path: Path) -> list[Path]:
     """
     files = sorted(path.rglob("*.safetensors"))
     if not files:
-        raise UserError(f"{path}: no .safetensors weights", "convert the weights to safetensors first")
+        raise UserError(
+            f"{path}: no .safetensors weights", "convert the weights to safetensors first"
+        )
     return files
 
 

@@ -93,7 +93,9 @@ class Bundle(ABC):
         """Frozen text states of each caption, on the CPU, without a batch axis."""
 
     @abstractmethod
-    def collate(self, examples: Sequence[Example], seeds: Sequence[int], drop: float = 0.0) -> Batch:
+    def collate(
+        self, examples: Sequence[Example], seeds: Sequence[int], drop: float = 0.0
+    ) -> Batch:
         """One padded batch; each row loses its conditioning with probability ``drop`` (guidance)."""
 
     @abstractmethod

@@ -33,10 +33,15 @@ _PEFT = "adapter_config.json"
 
 def home() -> Path:
     """Where adapters are looked up by name: ``$TUNESMITH_HOME/adapters`` or ``~/.tunesmith/adapters``."""
-    return Path(os.environ.get("TUNESMITH_HOME") or Path.home() / ".tunesmith").expanduser() / "adapters"
+    return (
+        Path(os.environ.get("TUNESMITH_HOME") or Path.home() / ".tunesmith").expanduser()
+        / "adapters"
+    )
 
 
-def save_adapter(folder: Path, adapter: Adapter, bundle: Bundle, details: Mapping[str, Any]) -> None:
+def save_adapter(
+    folder: Path, adapter: Adapter, bundle: Bundle, details: Mapping[str, Any]
+) -> None:
     """Write ``adapter/`` and ``adapter.json`` into a run's folder; the JSON last, whole or not at all.
 
     Args:
@@ -85,13 +90,22 @@ def find_adapter(name: str) -> Path:
     """
     for path in (Path(name).expanduser(), home() / name):
         for folder in (path, *path.parents[:3]):
-            inside = folder == path or path == folder / _CARD or folder / "adapter" in (path, *path.parents)
+            inside = (
+                folder == path
+                or path == folder / _CARD
+                or folder / "adapter" in (path, *path.parents)
+            )
             if path.exists() and inside and (folder / _CARD).is_file():
                 return folder
     path = Path(name).expanduser()
     if (path / "config.yaml").is_file():
-        raise UserError(f"{name} is a run that has not finished", f"go on with `tunesmith train --resume {name}`")
-    raise UserError(f"no adapter '{name}'", f"give a run's folder, a file in one, or a name under {home()}")
+        raise UserError(
+            f"{name} is a run that has not finished",
+            f"go on with `tunesmith train --resume {name}`",
+        )
+    raise UserError(
+        f"no adapter '{name}'", f"give a run's folder, a file in one, or a name under {home()}"
+    )
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -106,13 +120,17 @@ def read_card(folder: Path) -> dict[str, Any]:
             raise UserError(f"{folder} was written by a newer version", "update tunesmith")
         assert isinstance(card["base"], dict) and isinstance(card["method"], dict)
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise UserError(f"{folder / _CARD}: not readable ({error})", "train or download it again") from None
+        raise UserError(
+            f"{folder / _CARD}: not readable ({error})", "train or download it again"
+        ) from None
     return card
 
 
 def card_hash(folder: Path) -> str:
     """Hash of an adapter's tensors, for the metadata of what it generates."""
-    return hashlib.sha256(json.dumps(read_card(folder)["components"], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(read_card(folder)["components"], sort_keys=True).encode()
+    ).hexdigest()
 
 
 def check_base(folder: Path, bundle: Bundle) -> dict[str, Any]:
@@ -125,11 +143,16 @@ def check_base(folder: Path, bundle: Bundle) -> dict[str, Any]:
     base = card["base"]
     if base["hash"] == bundle.base_hash:
         return card
-    made, here = f"'{base['name']}' ({str(base['hash'])[:12]})", f"'{bundle.name}' ({bundle.base_hash[:12]})"
+    made, here = (
+        f"'{base['name']}' ({str(base['hash'])[:12]})",
+        f"'{bundle.name}' ({bundle.base_hash[:12]})",
+    )
     same_name = base["name"] == bundle.name
     raise UserError(
         f"adapter '{folder}' was made for base {made}, not for {here}",
-        "get the version of the base that it was trained on" if same_name else f"use --base {base['name']}",
+        "get the version of the base that it was trained on"
+        if same_name
+        else f"use --base {base['name']}",
     )
 
 
@@ -144,10 +167,14 @@ def read_state(folder: Path) -> State:
         file = folder / "adapter" / Path(component).name / _TENSORS
         try:
             if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
-                raise UserError(f"{file} is not what was saved", "download or copy the adapter again")
+                raise UserError(
+                    f"{file} is not what was saved", "download or copy the adapter again"
+                )
             state[component] = load_file(file)
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{file}: not readable ({error})", "train or download it again") from None
+            raise UserError(
+                f"{file}: not readable ({error})", "train or download it again"
+            ) from None
     return state
 
 
@@ -164,7 +191,9 @@ def load_adapter(folder: Path, bundle: Bundle) -> Adapter:
         config = TypeAdapter(method.Config).validate_python(settings)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
-        raise UserError(f"{folder / _CARD}: method settings of another version ({reason})") from None
+        raise UserError(
+            f"{folder / _CARD}: method settings of another version ({reason})"
+        ) from None
     state = read_state(folder)
     adapter = method.attach(bundle, config, 0)
     try:

@@ -25,22 +25,22 @@ def model_card(folder: Path) -> str:
     hub = f"base_model: {base['name']}\n" if base["name"].count("/") == 1 else ""
     return f"""---
 library_name: peft
-{hub}tags: [audio, text-to-audio, {base['family']}, {method['name']}]
+{hub}tags: [audio, text-to-audio, {base["family"]}, {method["name"]}]
 ---
 # {folder.resolve().name}
 
-A {method['name']} adapter for `{base['name']}` ({base['family']}), trained with Tunesmith.
-It belongs to the base with the fingerprint `{base['hash'][:16]}` and is refused on any other.
+A {method["name"]} adapter for `{base["name"]}` ({base["family"]}), trained with Tunesmith.
+It belongs to the base with the fingerprint `{base["hash"][:16]}` and is refused on any other.
 
-Trigger words: {tokens}. Step {card['step']} of {card['steps']}, {card['trainable_parameters']:,} trained parameters.
+Trigger words: {tokens}. Step {card["step"]} of {card["steps"]}, {card["trainable_parameters"]:,} trained parameters.
 
 | | base | adapted |
 |---|---|---|
 {losses}
 
-Training data: {data['train']['clips']} clips, {data['train']['seconds'] / 60:.1f} minutes,
-{data['train']['recordings']} recordings. Rights in the recordings: {card['rights'] or 'not stated'}.
-Licence of the base's weights: {base['licence']}.
+Training data: {data["train"]["clips"]} clips, {data["train"]["seconds"] / 60:.1f} minutes,
+{data["train"]["recordings"]} recordings. Rights in the recordings: {card["rights"] or "not stated"}.
+Licence of the base's weights: {base["licence"]}.
 
 | setting | value |
 |---|---|

@@ -44,7 +44,9 @@ def write_sound(path: Path, audio: Audio, made_of: Mapping[str, Any] | None = No
         temporary.unlink(missing_ok=True)
         if "space" in str(error).lower():
             raise ResourceError(f"the disk is full ({path})", "free space and run again") from error
-        raise UserError(f"{path} cannot be written ({error})", "give another folder with -o") from error
+        raise UserError(
+            f"{path} cannot be written ({error})", "give another folder with -o"
+        ) from error
 
 
 def read_made_of(path: Path) -> dict[str, Any]:

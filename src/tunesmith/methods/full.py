@@ -45,7 +45,9 @@ def _chosen(bundle: Bundle, config: Config) -> tuple[str, ...]:
 def check(bundle: Bundle, config: Config) -> list[Fault]:
     """What is wrong with these settings on this base."""
     return [
-        Fault("method.components", f"the base has no '{name}'", did_you_mean(name, bundle.components))
+        Fault(
+            "method.components", f"the base has no '{name}'", did_you_mean(name, bundle.components)
+        )
         for name in config.components
         if name not in bundle.components
     ]
@@ -53,7 +55,9 @@ def check(bundle: Bundle, config: Config) -> list[Fault]:
 
 def parameter_count(bundle: Bundle, config: Config) -> int:
     """How many parameters will train."""
-    return sum(p.numel() for name in _chosen(bundle, config) for p in bundle.components[name].parameters())
+    return sum(
+        p.numel() for name in _chosen(bundle, config) for p in bundle.components[name].parameters()
+    )
 
 
 def attach(bundle: Bundle, config: Config, seed: int = 0) -> FullAdapter:
@@ -76,7 +80,8 @@ class FullAdapter(Adapter):
                 self._parameters[f"{component}/{name}"] = parameter
         # On the CPU: the way back costs no memory where memory is scarce.
         self._origin = {
-            name: parameter.detach().to("cpu", copy=True) for name, parameter in self._parameters.items()
+            name: parameter.detach().to("cpu", copy=True)
+            for name, parameter in self._parameters.items()
         }
         self._target: dict[str, Tensor] | None = None
 
@@ -96,7 +101,11 @@ class FullAdapter(Adapter):
         return state
 
     def load_state(self, state: State) -> None:
-        given = {f"{part}/{path}": value for part, tensors in state.items() for path, value in tensors.items()}
+        given = {
+            f"{part}/{path}": value
+            for part, tensors in state.items()
+            for path, value in tensors.items()
+        }
         # Unchanged tensors are not saved, so missing ones are the base's; foreign ones are faults.
         known = {name: self._origin[name] for name in given if name in self._origin}
         match_keys("the model", known, given)
@@ -107,13 +116,17 @@ class FullAdapter(Adapter):
 
     def set_strength(self, strength: float) -> None:
         if self._target is None:
-            self._target = {name: p.detach().to("cpu", copy=True) for name, p in self._parameters.items()}
+            self._target = {
+                name: p.detach().to("cpu", copy=True) for name, p in self._parameters.items()
+            }
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 origin, target = self._origin[name], self._target[name]
                 # The ends are copies, not sums, so that 0 and 1 are exact.
                 exact = {0.0: origin, 1.0: target}.get(float(strength))
-                parameter.copy_(exact if exact is not None else origin + strength * (target - origin))
+                parameter.copy_(
+                    exact if exact is not None else origin + strength * (target - origin)
+                )
 
     def merge(self) -> None:
         frozen(self._parameters.values())

@@ -90,19 +90,27 @@ def check(bundle: Bundle, config: Config) -> list[Fault]:
     faults = []
     for target in config.targets:
         if target not in TARGETS:
-            faults.append(Fault("method.targets", f"no target '{target}'", f"known: {', '.join(TARGETS)}"))
+            faults.append(
+                Fault("method.targets", f"no target '{target}'", f"known: {', '.join(TARGETS)}")
+            )
     for role in config.roles:
         if role not in SPEC["roles"]:
-            faults.append(Fault("method.roles", f"lora has no use for '{role}'", f"known: {SPEC['roles']}"))
+            faults.append(
+                Fault("method.roles", f"lora has no use for '{role}'", f"known: {SPEC['roles']}")
+            )
     if config.rank < 1:
         faults.append(Fault("method.rank", f"{config.rank} is below 1", "usual: 4, 16, 64, 128"))
     if not 0 <= config.dropout < 1:
-        faults.append(Fault("method.dropout", f"{config.dropout} is not in 0..1", "usual: 0 to 0.1"))
+        faults.append(
+            Fault("method.dropout", f"{config.dropout} is not in 0..1", "usual: 0 to 0.1")
+        )
     if config.alpha < 0:
         faults.append(Fault("method.alpha", f"{config.alpha} is below 0", "usual: the rank"))
     paths = target_paths(bundle, config)
     if not paths and not faults:
-        faults.append(Fault("method.targets", "no linear of this base is chosen", "usual: [q, k, v]"))
+        faults.append(
+            Fault("method.targets", "no linear of this base is chosen", "usual: [q, k, v]")
+        )
     sizes = {
         min(bundle.components[part].get_submodule(path).weight.shape): path
         for part, some in paths.items()
@@ -152,7 +160,12 @@ class LoraAdapter(Adapter):
         )
 
     def _layers(self) -> list[LoraLayer]:
-        return [m for tuner in self._tuners.values() for m in tuner.model.modules() if isinstance(m, LoraLayer)]
+        return [
+            m
+            for tuner in self._tuners.values()
+            for m in tuner.model.modules()
+            if isinstance(m, LoraLayer)
+        ]
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return {
@@ -206,7 +219,9 @@ class LoraAdapter(Adapter):
         targets = config["target_modules"]
         config["target_modules"] = sorted(targets) if not isinstance(targets, str) else targets
         return {
-            key: getattr(value, "value", value) for key, value in config.items() if not callable(value)
+            key: getattr(value, "value", value)
+            for key, value in config.items()
+            if not callable(value)
         }
 
 
@@ -231,4 +246,13 @@ def parameter_count(bundle: Bundle, config: Config) -> int:
     return total
 
 
-__all__ = ["SPEC", "Config", "LoraAdapter", "attach", "check", "delta", "parameter_count", "target_paths"]
+__all__ = [
+    "SPEC",
+    "Config",
+    "LoraAdapter",
+    "attach",
+    "check",
+    "delta",
+    "parameter_count",
+    "target_paths",
+]

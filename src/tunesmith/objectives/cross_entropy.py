@@ -28,7 +28,11 @@ class _FrozenHeads(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         rows, codebooks = labels.shape
         losses = hidden.new_zeros((rows, codebooks), dtype=torch.float32)
-        slopes = hidden.new_zeros((rows, codebooks, hidden.shape[-1])) if ctx.needs_input_grad[0] else None
+        slopes = (
+            hidden.new_zeros((rows, codebooks, hidden.shape[-1]))
+            if ctx.needs_input_grad[0]
+            else None
+        )
         for start in range(0, rows, _ROWS):
             part = slice(start, min(start + _ROWS, rows))
             target, wanted = labels[part].clamp(min=0), labels[part] != IGNORE
@@ -72,5 +76,7 @@ def codebook_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor) -> Te
     if not weight.requires_grad:
         return _FrozenHeads.apply(hidden, weight, labels)  # type: ignore[no-any-return]
     logits = torch.einsum("nd,kvd->nkv", hidden, weight).float()
-    flat = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none")
+    flat = F.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none"
+    )
     return flat.view_as(labels)

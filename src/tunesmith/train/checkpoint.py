@@ -96,14 +96,18 @@ class Checkpoints:
             temporary.mkdir()
             for part in ("weights", "optimizer", "averaged"):
                 save_file(_owned(getattr(snapshot, part)), temporary / f"{part}.safetensors")
-            (temporary / "state.json").write_text(json.dumps(dict(snapshot.state)), encoding="utf-8")
+            (temporary / "state.json").write_text(
+                json.dumps(dict(snapshot.state)), encoding="utf-8"
+            )
             files = sorted(path for path in temporary.iterdir())
             manifest = {path.name: _sha256(path) for path in files}
             (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
             for path in temporary.iterdir():
                 flush(path)
             flush(temporary)
-            if target.exists():  # the same step again: a state that differs only in what was done at it
+            if (
+                target.exists()
+            ):  # the same step again: a state that differs only in what was done at it
                 shutil.rmtree(self._aside(target))
             temporary.rename(target)
             flush(self.folder)
@@ -146,7 +150,8 @@ class Checkpoints:
         kept = self._all()
         sizes = [sum(file.stat().st_size for file in path.iterdir()) for path in kept]
         while len(kept) > 1 and (
-            len(kept) > self.keep or (self.budget_bytes is not None and sum(sizes) > self.budget_bytes)
+            len(kept) > self.keep
+            or (self.budget_bytes is not None and sum(sizes) > self.budget_bytes)
         ):
             shutil.rmtree(kept.pop(0))
             sizes.pop(0)
@@ -193,7 +198,9 @@ class Checkpoints:
         return Snapshot(weights, optimizer, averaged, state)
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, names: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """The optimizer's state under its parameters' names."""
     return {
         f"{name}/{key}": torch.as_tensor(value)
@@ -208,12 +215,15 @@ def restore_optimizer(
     """Put back what :func:`optimizer_tensors` took."""
     for name, parameter in names.items():
         state = {
-            key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")
+            key.removeprefix(f"{name}/"): value
+            for key, value in tensors.items()
+            if key.startswith(f"{name}/")
         }
         if state:
             optimizer.state[parameter] = {
                 # AdamW counts its steps on the CPU unless it is fused or captured.
-                key: value.clone() if key == "step" and not optimizer.defaults.get("fused")
+                key: value.clone()
+                if key == "step" and not optimizer.defaults.get("fused")
                 else value.to(parameter.device, copy=True)
                 for key, value in state.items()
             }

@@ -45,7 +45,11 @@ def choose_dtype(wish: str, device: torch.device) -> torch.dtype:
     if wish != "auto":
         return getattr(torch, wish)  # type: ignore[no-any-return]
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return (
+            torch.bfloat16
+            if torch.cuda.is_bf16_supported(including_emulation=False)
+            else torch.float16
+        )
     if device.type == "cpu" and cpu_likes_bfloat16():
         return torch.bfloat16
     return torch.float32

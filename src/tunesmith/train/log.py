@@ -25,7 +25,11 @@ class MetricLog:
     """
 
     def __init__(
-        self, path: Path, offset: int = 0, trackers: Sequence[str] = (), config: Mapping[str, Any] | None = None
+        self,
+        path: Path,
+        offset: int = 0,
+        trackers: Sequence[str] = (),
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = path
         path.touch()
@@ -71,7 +75,9 @@ def check_trackers(names: Sequence[str]) -> None:
     for name in names:
         module = "torch.utils.tensorboard" if name == "tensorboard" else name
         if importlib.util.find_spec(_EXTRAS[name]) is None:
-            raise UserError(f"log: {name} needs the package '{module}'", f"pip install {_EXTRAS[name]}")
+            raise UserError(
+                f"log: {name} needs the package '{module}'", f"pip install {_EXTRAS[name]}"
+            )
 
 
 def _tracker(name: str, folder: Path, config: Mapping[str, Any]) -> Any:
@@ -91,4 +97,6 @@ def _tracker(name: str, folder: Path, config: Mapping[str, Any]) -> Any:
 
     module = importlib.import_module(name)
     run = module.init(project="tunesmith", name=folder.name, config=dict(config))
-    return lambda values, step: run.log(dict(values), step=step) if name == "wandb" else run.log(dict(values))
+    return lambda values, step: (
+        run.log(dict(values), step=step) if name == "wandb" else run.log(dict(values))
+    )

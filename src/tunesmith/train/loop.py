@@ -94,7 +94,8 @@ def seed_everything(seed: int) -> None:
 def total_loss(terms: Loss, counts: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """Σ over terms of weight · sum / count, the counts being those of the whole global batch."""
     parts = [
-        weights.get(name, 1.0) * sums.sum() / counts[name].clamp(min=1) for name, (sums, _) in terms.items()
+        weights.get(name, 1.0) * sums.sum() / counts[name].clamp(min=1)
+        for name, (sums, _) in terms.items()
     ]
     return torch.stack(parts).sum()
 
@@ -145,7 +146,9 @@ class Loop:
         self.optimizer = torch.optim.AdamW(
             _groups(self.names, train.weight_decay), lr=train.lr, betas=train.betas, foreach=True
         )
-        self.averaged = {name: p.detach().clone() for name, p in self.names.items()} if train.ema else {}
+        self.averaged = (
+            {name: p.detach().clone() for name, p in self.names.items()} if train.ema else {}
+        )
 
     # --- state ---
 
@@ -201,7 +204,9 @@ class Loop:
         if state.evaluated_at < state.step and (at_end or state.step % every.evaluate == 0):
             self._validate()
             at_end = at_end or state.stopped_early
-        wanted = self.preview is not None and (at_end or (every.preview and state.step % every.preview == 0))
+        wanted = self.preview is not None and (
+            at_end or (every.preview and state.step % every.preview == 0)
+        )
         if wanted and state.previewed_at < state.step:
             assert self.preview is not None
             with self.weights_in_use():
@@ -246,7 +251,14 @@ class Loop:
         self.state.step += 1
         seconds = time.perf_counter() - begin
         self.state.train_s += seconds
-        values = {"loss": value, "lr": rate, "grad_norm": size, "epoch": epoch, "clips_per_s": clips / seconds, "seconds": round(seconds, 4)}
+        values = {
+            "loss": value,
+            "lr": rate,
+            "grad_norm": size,
+            "epoch": epoch,
+            "clips_per_s": clips / seconds,
+            "seconds": round(seconds, 4),
+        }
         self.log.write("train", self.state.step, **(values if good else values | {"skipped": True}))
         self.on_event("train", values | {"step": self.state.step, "skipped": not good})
         self._count_bad(good, value, size)
@@ -303,7 +315,10 @@ class Loop:
             if self.sets.valid:
                 values |= self.evaluate(self.sets.valid)
             if self.sets.general:
-                values |= {f"general_{key}": value for key, value in self.evaluate(self.sets.general).items()}
+                values |= {
+                    f"general_{key}": value
+                    for key, value in self.evaluate(self.sets.general).items()
+                }
             loss = values.get("loss")
             if loss is not None:
                 state.first_loss = loss if state.first_loss is None else state.first_loss
@@ -344,7 +359,9 @@ class Loop:
         self.bundle.module.train(was_training)
         terms = {name: sums[name] / counts[name] for name in sums}
         weights = self.bundle.term_weights
-        return {"loss": sum(weights.get(name, 1.0) * value for name, value in terms.items())} | terms
+        return {
+            "loss": sum(weights.get(name, 1.0) * value for name, value in terms.items())
+        } | terms
 
 
 def _groups(names: Mapping[str, nn.Parameter], decay: float) -> list[dict[str, Any]]:

@@ -18,7 +18,16 @@ from tunesmith.formats.card import model_card
 from tunesmith.train.loop import Loop
 from tunesmith.types import Clip
 
-_PACKAGES = ("tunesmith", "torch", "transformers", "peft", "safetensors", "soundfile", "soxr", "numpy")
+_PACKAGES = (
+    "tunesmith",
+    "torch",
+    "transformers",
+    "peft",
+    "safetensors",
+    "soundfile",
+    "soxr",
+    "numpy",
+)
 
 
 def run_facts(
@@ -52,10 +61,13 @@ def run_facts(
         "rights": told.get("rights", ""),
         "trigger": (told.get("settings") or {}).get("trigger") or "",
         "trainable_parameters": trainable_parameters,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU",
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or "CPU",
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "versions": {name: _version(name) for name in _PACKAGES}
+        | {"python": platform.python_version()},
     }
 
 
@@ -93,13 +105,19 @@ def _save(loop: Loop, folder: Path, facts: Mapping[str, Any], used: int) -> None
         "step": used,
         "steps": state.step,
         "metrics": {
-            "validation_loss": {"base": state.first_loss, "adapted": state.best_loss if state.best_step >= 0 else None},
+            "validation_loss": {
+                "base": state.first_loss,
+                "adapted": state.best_loss if state.best_step >= 0 else None,
+            },
             "general_loss": {"base": state.first_general, "last": state.last_general},
         },
         "trainable_parameters": facts["trainable_parameters"],
         "trigger_tokens": [facts["trigger"]] if facts["trigger"] else [],
         "rights": facts["rights"],
-        "data": {side: {k: v for k, v in told.items() if k != "sha256"} for side, told in facts["data"].items()},
+        "data": {
+            side: {k: v for k, v in told.items() if k != "sha256"}
+            for side, told in facts["data"].items()
+        },
         "versions": facts["versions"],
     }
     save_adapter(folder, loop.adapter, loop.bundle, details)

@@ -50,8 +50,12 @@ def dry_run(loaded: Loaded) -> str:
     steps = intervals(config, len(clips)).total
 
     half = 2 if dtype.itemsize == 2 else 4
-    weights = sum(file.stat().st_size for file in weight_files(base.path)) if not total else 4.0 * total
-    training = trainable * (4 + 8) + (4 * trainable if method.SPEC["identity_at_start"] and trainable > total / 3 else 0)
+    weights = (
+        sum(file.stat().st_size for file in weight_files(base.path)) if not total else 4.0 * total
+    )
+    training = trainable * (4 + 8) + (
+        4 * trainable if method.SPEC["identity_at_start"] and trainable > total / 3 else 0
+    )
     layers = len({site.layer for site in bundle.sites if site.layer >= 0})
     tokens = train.batch_size * longest * bundle.frame_rate_hz
     activations = _activation_bytes(bundle, tokens, half)
@@ -70,7 +74,9 @@ def dry_run(loaded: Loaded) -> str:
     passes = 3 if trainable > total / 3 else 2
     if train.activation_checkpointing:
         passes += 1
-    per_step = train.batch_size * train.accumulate * (sum(seconds) / len(seconds)) * bundle.frame_rate_hz
+    per_step = (
+        train.batch_size * train.accumulate * (sum(seconds) / len(seconds)) * bundle.frame_rate_hz
+    )
     rate = products_per_s(device, dtype) * _EFFICIENCY
     step_s = _STEP_S + passes * products * per_step / rate
     checkpoint = trainable * (4 + 8) * (train.keep_checkpoints + 1)

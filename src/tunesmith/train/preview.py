@@ -50,7 +50,8 @@ class Previewer:
             )
             for take in takes:
                 made_of = {"prompt": prompt, "seed": seed, "step": step, "base": self.bundle.name}
-                write_sound(self.folder / f"step-{step:08d}" / f"{index:02d}.flac", take.audio, made_of)
+                write_sound(
+                    self.folder / f"step-{step:08d}" / f"{index:02d}.flac", take.audio, made_of
+                )
         # The codec is wanted again only at the next preview.
         self.bundle.release_codec()
-

@@ -59,7 +59,11 @@ class Result:
 
 
 def train(
-    loaded: Loaded, *, resume: bool = False, stop: StopFlag | None = None, on_event: OnEvent | None = None
+    loaded: Loaded,
+    *,
+    resume: bool = False,
+    stop: StopFlag | None = None,
+    on_event: OnEvent | None = None,
 ) -> Result:
     """Train as configured.
 
@@ -108,7 +112,9 @@ def _locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"another process is training in {folder}", "wait for it, or stop it") from None
+            raise UserError(
+                f"another process is training in {folder}", "wait for it, or stop it"
+            ) from None
         yield
 
 
@@ -137,7 +143,9 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
     event("phase", {"name": "loading the base"})
     base = find_base(config.base.name, config.base.revision)
     if base.non_commercial:
-        warnings.append(f"the weights of '{base.name}' are {base.licence}: no commercial use of what they make")
+        warnings.append(
+            f"the weights of '{base.name}' are {base.licence}: no commercial use of what they make"
+        )
     device = best_device()
     bundle = load_base(base, device=device)
     dtype = choose_dtype(config.base.dtype, device)
@@ -151,11 +159,19 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
         "general": general,
     }
     if not sides["train"]:
-        raise UserError(f"{config.data.path} has no training clips", "run `tunesmith prepare` on more recordings")
+        raise UserError(
+            f"{config.data.path} has no training clips",
+            "run `tunesmith prepare` on more recordings",
+        )
     if not sides["valid"]:
-        warnings.append("there are no validation clips: the last weights are kept, and no loss can tell if they are good")
-    warnings += [f"{clip.path.name} is {clip.duration_s:.1f} s; only the first {bundle.max_s:g} s are used"
-                 for clip in clips if clip.duration_s > bundle.max_s + 0.05][:3]
+        warnings.append(
+            "there are no validation clips: the last weights are kept, and no loss can tell if they are good"
+        )
+    warnings += [
+        f"{clip.path.name} is {clip.duration_s:.1f} s; only the first {bundle.max_s:g} s are used"
+        for clip in clips
+        if clip.duration_s > bundle.max_s + 0.05
+    ][:3]
     sets = _encode(sides, bundle, stop, event)
     bundle.release_codec()
 
@@ -175,10 +191,16 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
     snapshot = checkpoints.load(found[0]) if found else None
     for remark in found[1] if found else []:
         warnings.append(remark)
-    event("resumed", {"step": snapshot.state["step"] if snapshot else 0, "from": str(found[0]) if found else ""})
+    event(
+        "resumed",
+        {"step": snapshot.state["step"] if snapshot else 0, "from": str(found[0]) if found else ""},
+    )
 
     log = MetricLog(
-        folder / "metrics.jsonl", int(snapshot.state["log_offset"]) if snapshot else 0, config.log, dump(loaded)
+        folder / "metrics.jsonl",
+        int(snapshot.state["log_offset"]) if snapshot else 0,
+        config.log,
+        dump(loaded),
     )
     best = Checkpoints(folder / "checkpoints" / "best", keep=1)
     loop = Loop(
@@ -194,7 +216,9 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
         best=best,
         log=log,
         stop=stop,
-        preview=_previewer(loaded, bundle, sides["train"], folder, stop) if config.preview.every != 0 else None,
+        preview=_previewer(loaded, bundle, sides["train"], folder, stop)
+        if config.preview.every != 0
+        else None,
         on_event=event,
     )
     if snapshot:
@@ -212,7 +236,9 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
         },
     )
     facts = run_facts(loaded, bundle, sides, device, dtype, count)
-    write_bytes(folder / "run.json", (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
+    write_bytes(
+        folder / "run.json", (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode()
+    )
     try:
         state = loop.run()
     except Diverged:
@@ -234,7 +260,9 @@ def _encode(
             clips,
             bundle,
             should_stop=stop,
-            on_progress=lambda done, _, before=before: event("encode", {"done": before + done, "total": total}),
+            on_progress=lambda done, _, before=before: event(
+                "encode", {"done": before + done, "total": total}
+            ),
         )
         before += len(clips)
     return Sets(encoded["train"], encoded["valid"], encoded["general"]), encoded["train"].lengths
@@ -253,7 +281,9 @@ def intervals(config: RunConfig, clips: int) -> Intervals:
     )
 
 
-def _previewer(loaded: Loaded, bundle: Bundle, clips: list[Clip], folder: Path, stop: StopFlag) -> Previewer:
+def _previewer(
+    loaded: Loaded, bundle: Bundle, clips: list[Clip], folder: Path, stop: StopFlag
+) -> Previewer:
     preview = loaded.config.preview
     captions = list(dict.fromkeys(clip.caption for clip in clips))
     # Far apart in the data: the first two captions are often one recording's.
@@ -261,7 +291,8 @@ def _previewer(loaded: Loaded, bundle: Bundle, clips: list[Clip], folder: Path, 
     seconds = preview.seconds or min(5.0, bundle.max_s)
     if seconds > bundle.max_s:
         raise UserError(
-            f"preview.seconds={seconds:g} is beyond the base's {bundle.max_s:g}", f"give at most {bundle.max_s:g}"
+            f"preview.seconds={seconds:g} is beyond the base's {bundle.max_s:g}",
+            f"give at most {bundle.max_s:g}",
         )
     settings = GenerationSettings(guidance=preview.guidance)
     return Previewer(bundle, folder / "previews", prompts, seconds, preview.seed, settings, stop)

@@ -29,7 +29,9 @@ class Sampler:
             a neighbourhood of lengths and over the batches, so every epoch still differs.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, bucket: bool = True) -> None:
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, seed: int, bucket: bool = True
+    ) -> None:
         if not lengths:
             raise ValueError("no clips")
         self.lengths = tuple(lengths)

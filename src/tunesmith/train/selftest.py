@@ -66,7 +66,7 @@ class SelfTest:
         ]
 
 
-def test_clip(bundle: Bundle, duration_s: float = 1.0) -> Audio:
+def busy_clip(bundle: Bundle, duration_s: float = 1.0) -> Audio:
     """A short, busy sound: a rising run of decaying tones."""
     rate = bundle.sample_rate_hz
     time_s = np.arange(int(duration_s * rate)) / rate
@@ -78,7 +78,14 @@ def test_clip(bundle: Bundle, duration_s: float = 1.0) -> Audio:
 
 
 def overfit(
-    bundle: Bundle, adapter: Adapter, example: Example, *, lr: float, steps: int, limit_s: float, target: float,
+    bundle: Bundle,
+    adapter: Adapter,
+    example: Example,
+    *,
+    lr: float,
+    steps: int,
+    limit_s: float,
+    target: float,
     should_stop: Callable[[], int] = lambda: 0,
 ) -> tuple[list[float], float]:
     """Train on one example until its loss is below ``target``, steps or time run out.
@@ -97,7 +104,9 @@ def overfit(
         seed_everything(step)
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / 10)
-        loss = total_loss(bundle.module(batch), {k: v.sum() for k, v in counts.items()}, bundle.term_weights)
+        loss = total_loss(
+            bundle.module(batch), {k: v.sum() for k, v in counts.items()}, bundle.term_weights
+        )
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -109,26 +118,41 @@ def overfit(
     return losses, time.perf_counter() - begin
 
 
-def selftest(bundle: Bundle, *, limit_s: float = 75.0, should_stop: Callable[[], int] = lambda: 0) -> SelfTest:
+def selftest(
+    bundle: Bundle, *, limit_s: float = 75.0, should_stop: Callable[[], int] = lambda: 0
+) -> SelfTest:
     """Run the self-test on a loaded base; it leaves the base as it was."""
-    audio = test_clip(bundle)
-    example = Example("selftest", bundle.encode_audio(audio), bundle.encode_text(["a test tone"])[0])
+    audio = busy_clip(bundle)
+    example = Example(
+        "selftest", bundle.encode_audio(audio), bundle.encode_text(["a test tone"])[0]
+    )
     agreement = bundle.agreement(example)
     before = {name: value.clone() for name, value in bundle.module.state_dict().items()}
     module = plugin("methods", "lora").load()
     adapter = module.attach(bundle, module.Config(rank=_rank(bundle), targets=_TARGETS), 0)
     losses, seconds = overfit(
-        bundle, adapter, example, lr=3e-3, steps=2000, limit_s=limit_s, target=0.02, should_stop=should_stop
+        bundle,
+        adapter,
+        example,
+        lr=3e-3,
+        steps=2000,
+        limit_s=limit_s,
+        target=0.02,
+        should_stop=should_stop,
     )
     begin = time.perf_counter()
     greedy = GenerationSettings(guidance=1.0, temperature=0.0)
     duration_s = example.frames / bundle.frame_rate_hz
-    codes = bundle.generate_codes(["a test tone"], duration_s, [0], greedy, should_stop=should_stop)[0]
+    codes = bundle.generate_codes(
+        ["a test tone"], duration_s, [0], greedy, should_stop=should_stop
+    )[0]
     generating = time.perf_counter() - begin
     mismatch = bundle.mismatch(example.codes, codes)
     adapter.detach()
     after = bundle.module.state_dict()
-    restored = after.keys() == before.keys() and all(torch.equal(after[k], v) for k, v in before.items())
+    restored = after.keys() == before.keys() and all(
+        torch.equal(after[k], v) for k, v in before.items()
+    )
     return SelfTest(
         agreement=agreement,
         first_loss=losses[0],

@@ -40,7 +40,9 @@ def tiny_config(channels: int = 1) -> MusicgenConfig:
         last_kernel_size=3,
     )
     assert codec.num_quantizers == 4, codec.num_quantizers
-    text = T5Config(vocab_size=260, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, dropout_rate=0.0)
+    text = T5Config(
+        vocab_size=260, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, dropout_rate=0.0
+    )
     decoder = MusicgenDecoderConfig(
         vocab_size=_CODES,
         hidden_size=32,
@@ -59,7 +61,9 @@ def tiny_config(channels: int = 1) -> MusicgenConfig:
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """Every character is a token of its own: no training, and no word is unknown twice alike."""
-    vocabulary = {"<pad>": 0, "</s>": 1, "<unk>": 2} | {chr(code): code + 3 for code in range(32, 257)}
+    vocabulary = {"<pad>": 0, "</s>": 1, "<unk>": 2} | {
+        chr(code): code + 3 for code in range(32, 257)
+    }
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Split("", "isolated")  # type: ignore[assignment]
     tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])  # type: ignore[assignment]

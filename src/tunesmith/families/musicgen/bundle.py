@@ -12,7 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, EncodecModel, MusicgenConfig, MusicgenForConditionalGeneration
+from transformers import (
+    AutoTokenizer,
+    EncodecModel,
+    MusicgenConfig,
+    MusicgenForConditionalGeneration,
+)
 from transformers.utils import logging as transformers_logging
 
 from tunesmith.errors import UserError
@@ -20,7 +25,7 @@ from tunesmith.families._bases import Base, fingerprint
 from tunesmith.families._bundle import Bundle
 from tunesmith.families.musicgen.decode import sample_codes, stepwise_difference
 from tunesmith.families.musicgen.loss import MusicgenLoss
-from tunesmith.types import Audio, Batch, Example, GenerationSettings, Site
+from tunesmith.types import Audio, Batch, Example, GenerationSettings, Role, Site
 
 
 class MusicgenBundle(Bundle):
@@ -59,7 +64,9 @@ class MusicgenBundle(Bundle):
         self._codec_hash, self._text_hash = codec_hash, text_hash
         self.channels = int(model.decoder.config.audio_channels)
         self.sample_rate_hz = int(self._codec_config.sampling_rate)
-        self.frame_rate_hz = self.sample_rate_hz / float(np.prod(self._codec_config.upsampling_ratios))
+        self.frame_rate_hz = self.sample_rate_hz / float(
+            np.prod(self._codec_config.upsampling_ratios)
+        )
         self.max_s = max_s
         codebooks = int(model.decoder.config.num_codebooks)
         self.term_weights = {f"codebook_{k}": 1 / codebooks for k in range(codebooks)}
@@ -86,7 +93,7 @@ class MusicgenBundle(Bundle):
         """The codec, loaded if it is not there."""
         if self._codec is None:
             self._codec = self._load_codec().to(self.device)
-        return self._codec.eval()
+        return self._codec.eval()  # type: ignore[union-attr]
 
     def release_codec(self) -> None:
         self._codec = None
@@ -99,7 +106,9 @@ class MusicgenBundle(Bundle):
                 f"base '{self.name}' takes {self.sample_rate_hz} Hz, {self.channels}",
                 "run `tunesmith prepare` for this base",
             )
-        wave = torch.from_numpy(np.ascontiguousarray(audio.samples, dtype=np.float32)).to(self.device)
+        wave = torch.from_numpy(np.ascontiguousarray(audio.samples, dtype=np.float32)).to(
+            self.device
+        )
         wave = wave.expand(self.channels, -1)
         # The codec is mono: each channel is a row, and stereo interleaves their codebooks.
         codes = self.codec.encode(wave[:, None]).audio_codes[0]  # [C, K/C, T]
@@ -120,14 +129,18 @@ class MusicgenBundle(Bundle):
         was_training = encoder.training
         encoder.eval()
         for caption in captions:
-            ids = self.tokenizer(caption, return_tensors="pt", truncation=True, max_length=512).input_ids
+            ids = self.tokenizer(
+                caption, return_tensors="pt", truncation=True, max_length=512
+            ).input_ids
             state = encoder(input_ids=ids.to(self.device)).last_hidden_state[0]
             # Out of inference mode, or autograd would refuse them as inputs.
             states.append({"ids": ids[0].clone(), "states": state.float().cpu().clone()})
         encoder.train(was_training)
         return states
 
-    def collate(self, examples: Sequence[Example], seeds: Sequence[int], drop: float = 0.0) -> Batch:
+    def collate(
+        self, examples: Sequence[Example], seeds: Sequence[int], drop: float = 0.0
+    ) -> Batch:
         longest = max(example.frames for example in examples)
         codes = torch.zeros((len(examples), examples[0].codes.shape[0], longest), dtype=torch.long)
         for row, example in enumerate(examples):
@@ -136,7 +149,9 @@ class MusicgenBundle(Bundle):
         frames = torch.tensor([example.frames for example in examples])
         return Batch(codes, frames, self._pad_text([e.text for e in examples], dropped), seeds)
 
-    def _pad_text(self, texts: Sequence[Mapping[str, Tensor]], dropped: Sequence[bool]) -> dict[str, Tensor]:
+    def _pad_text(
+        self, texts: Sequence[Mapping[str, Tensor]], dropped: Sequence[bool]
+    ) -> dict[str, Tensor]:
         length = max(int(text["ids"].shape[0]) for text in texts)
         width = texts[0]["states"].shape[-1]
         ids = torch.full((len(texts), length), self.tokenizer.pad_token_id or 0)
@@ -199,9 +214,13 @@ class MusicgenBundle(Bundle):
 def _sites(model: MusicgenForConditionalGeneration) -> tuple[Site, ...]:
     width = int(model.decoder.config.hidden_size)
     found: list[Site] = []
+    attentions: tuple[tuple[Role, str], ...] = (
+        ("self_attention", "self_attn"),
+        ("cross_attention", "encoder_attn"),
+    )
     for layer in range(int(model.decoder.config.num_hidden_layers)):
         root = f"model.decoder.layers.{layer}"
-        for role, name in (("self_attention", "self_attn"), ("cross_attention", "encoder_attn")):
+        for role, name in attentions:
             inputs = {short: f"{root}.{name}.{short}_proj" for short in "qkv"}
             found.append(Site(role, layer, "decoder", inputs, f"{root}.{name}.out_proj", width))
         found.append(
@@ -230,14 +249,20 @@ def _load_model(base: Base, device: Any, dtype: Any) -> MusicgenForConditionalGe
     try:
         with _quiet():
             model, report = MusicgenForConditionalGeneration.from_pretrained(
-                base.path, dtype=dtype or torch.float32, output_loading_info=True, use_safetensors=True
+                base.path,
+                dtype=dtype or torch.float32,
+                output_loading_info=True,
+                use_safetensors=True,
             )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
-        raise UserError(f"base '{base.name}' does not load ({first})", "download it again") from error
+        raise UserError(
+            f"base '{base.name}' does not load ({first})", "download it again"
+        ) from error
     if missing := sorted(report["missing_keys"]):
         raise UserError(
-            f"base '{base.name}' lacks {len(missing)} tensors ({missing[0]} ...)", "download it again"
+            f"base '{base.name}' lacks {len(missing)} tensors ({missing[0]} ...)",
+            "download it again",
         )
     return model.to(device)
 

@@ -16,7 +16,9 @@ def delays(codebooks: int, channels: int) -> list[int]:
     return [codebook // channels for codebook in range(codebooks)]
 
 
-def apply_delay(codes: Tensor, frames: Tensor, shifts: list[int], pad: int) -> tuple[Tensor, Tensor]:
+def apply_delay(
+    codes: Tensor, frames: Tensor, shifts: list[int], pad: int
+) -> tuple[Tensor, Tensor]:
     """Lay codes out as the sequence that the decoder sees.
 
     Args:
