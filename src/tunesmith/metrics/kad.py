@@ -242,6 +242,7 @@ def compare(
     seed: int = 0,
     permutations: int = 1000,
     paired: bool = True,
+    groups: Sequence[Hashable] | None = None,
 ) -> tuple[float, float]:
     """Is ``adapted`` nearer to the reference than ``base``, or is that chance?
 
@@ -253,6 +254,8 @@ def compare(
         permutations: relabellings, at least 1.
         paired: row i of both came from one prompt and seed: only the two change places, which
             finds smaller differences. False shuffles all rows.
+        groups: with pairs, an id of each pair (row of ``base``); pairs of one id change places
+            together. Windows of one clip are not independent, so its file is their id.
 
     Returns:
         KAD(base) − KAD(adapted), positive where adapting helped, and its two-sided p-value. The
@@ -265,6 +268,8 @@ def compare(
     n, rows = len(base), len(y)
     if paired and rows != 2 * n:
         raise UserError(f"kad: {n} base rows cannot pair with {rows - n}", "set paired to False")
+    if groups is not None and not paired:
+        raise UserError("kad: groups are of pairs", "leave them out, or set paired to True")
     if rows > _LARGEST or permutations < 1 or not 2 <= n <= rows - 2:
         raise UserError(
             f"kad: cannot compare {n} with {rows - n} embeddings in {permutations} relabellings",
@@ -284,7 +289,11 @@ def compare(
     sides = np.repeat((np.arange(rows) < n).astype(np.float64)[None], permutations + 1, axis=0)
     rng = np.random.default_rng(seed)
     if paired:
-        flip = rng.random((permutations, n)) < 0.5
+        ids = list(range(n)) if groups is None else list(groups)
+        if len(ids) != n:
+            raise UserError(f"kad: {len(ids)} groups for {n} pairs", "give one id per pair")
+        known = {item: number for number, item in enumerate(dict.fromkeys(ids))}
+        flip = (rng.random((permutations, len(known))) < 0.5)[:, [known[item] for item in ids]]
         sides[1:] = np.concatenate([~flip, flip], axis=1)
     else:
         sides[1:] = rng.permuted(sides[1:], axis=1)

@@ -197,3 +197,25 @@ def test_comparison_mistakes_are_named() -> None:
         kad.compare(x, x, x, permutations=0)
     with pytest.raises(UserError, match="alike"):
         kad.compare(np.ones((6, 2)), x, x)
+
+
+def test_compare_moves_the_windows_of_a_clip_together() -> None:
+    """Copies of a pair add no evidence: with groups p stays what the pairs alone give."""
+    rng = np.random.default_rng(5)
+    reference = rng.normal(size=(60, 4))
+    base, adapted = rng.normal(0.4, 1, size=(12, 4)), rng.normal(0.2, 1, size=(12, 4))
+    groups = np.repeat(np.arange(12), 8)
+    wide = [np.repeat(rows, 8, axis=0) + rng.normal(0, 1e-3, (96, 4)) for rows in (base, adapted)]
+    _, blind = kad.compare(reference, *wide, permutations=999)
+    _, aware = kad.compare(reference, *wide, permutations=999, groups=groups.tolist())
+    _, alone = kad.compare(reference, base, adapted, permutations=999)
+    assert blind < aware
+    assert abs(aware - alone) < 0.25
+
+
+def test_compare_refuses_groups_that_do_not_fit() -> None:
+    rows = np.random.default_rng(0).normal(size=(10, 3))
+    with pytest.raises(UserError, match="one id per pair"):
+        kad.compare(rows, rows, rows + 1, groups=[1, 2])
+    with pytest.raises(UserError, match="paired"):
+        kad.compare(rows, rows, rows + 1, groups=range(10), paired=False)
