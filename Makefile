@@ -42,7 +42,7 @@ pocket: $(STAMP) ## make the embedded base from nothing (hours; needs fluidsynth
 	$(BIN)/python -m pretrain.run --work $(WORK) --device $(DEVICE)
 
 docs: $(STAMP) ## rewrite the generated parts of docs/
-	$(BIN)/python -m tunesmith.cli.reference > docs/cli.md
+	$(BIN)/python -m tunesmith.cli._reference > docs/cli.md
 
 clean: ## remove the environment and everything that was made
 	rm -rf $(VENV) build dist demo out

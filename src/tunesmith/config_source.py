@@ -42,7 +42,9 @@ class Source:
 
     def where(self, key: str) -> str:
         """Place of a key, else of the nearest above it, else of one below it."""
-        below = next((place for name, place in self.places.items() if name.startswith(f"{key}.")), "")
+        below = next(
+            (place for name, place in self.places.items() if name.startswith(f"{key}.")), ""
+        )
         while key:
             if key in self.places:
                 return self.places[key]

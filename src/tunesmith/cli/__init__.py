@@ -58,4 +58,7 @@ def main() -> NoReturn:
     except Stopped as stopped:
         typer.echo(str(stopped), err=True)
         sys.exit(128 + stopped.signal_number)
+    except KeyboardInterrupt:  # a second Ctrl-C: at once, without waiting for a safe place
+        typer.echo("interrupted at once; the last checkpoint is whole", err=True)
+        sys.exit(130)
     sys.exit(0)

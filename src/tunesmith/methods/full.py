@@ -31,8 +31,8 @@ class Config:
     """Settings of ``method: full``.
 
     Attributes:
-        components: which parts of the model train (``tunesmith ls`` names a family's parts); empty
-            means all that generate, which is all but the text encoder.
+        components: which parts of the model train (MusicGen has decoder, conditioner and
+            text_encoder); empty means all that generate, which is all but the text encoder.
     """
 
     components: tuple[str, ...] = ()

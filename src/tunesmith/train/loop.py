@@ -91,6 +91,18 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+@contextmanager
+def own_randomness() -> Iterator[None]:
+    """Put all three generators back afterwards: a caller's own numbers are none of ours."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
 def total_loss(terms: Loss, counts: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """Σ over terms of weight · sum / count, the counts being those of the whole global batch."""
     parts = [
@@ -183,16 +195,20 @@ class Loop:
             Stopped: a stop was asked for; everything is saved.
             Diverged: too many NaN or inf steps in a row; everything is saved.
         """
-        try:
-            while True:
-                self._due()
-                if self.state.stopped_early or self.state.step >= self.intervals.total:
-                    return self.state
-                self._check_stop()
-                self._step()
-        except Stopped:
-            self.save()
-            raise
+        with own_randomness():
+            try:
+                while not self._done():
+                    self._check_stop()
+                    self._step()
+            except Stopped:
+                self.save()
+                raise
+        return self.state
+
+    def _done(self) -> bool:
+        """Do what is due at this step; true if it was the last one."""
+        self._due()
+        return self.state.stopped_early or self.state.step >= self.intervals.total
 
     def _check_stop(self) -> None:
         if number := self.stop():

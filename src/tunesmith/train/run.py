@@ -19,7 +19,7 @@ from tunesmith.data.atomic import write_bytes
 from tunesmith.data.encode import encode
 from tunesmith.data.load import load_dataset
 from tunesmith.errors import Diverged, ResourceError, UserError
-from tunesmith.families import find_base
+from tunesmith.families import EMBEDDED, find_base
 from tunesmith.families import load as load_base
 from tunesmith.families._bundle import Bundle
 from tunesmith.formats.adapter import check_base, find_adapter, read_state
@@ -90,7 +90,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     with own if stop is None else _nothing(), _locked(folder):
         if not resume:
-            text = yaml.safe_dump(dump(loaded), sort_keys=False, allow_unicode=True)
+            text = yaml.safe_dump(_anywhere(dump(loaded)), sort_keys=False, allow_unicode=True)
             write_bytes(folder / "config.yaml", text.encode())
         try:
             return _train(loaded, folder, own, event)
@@ -98,6 +98,15 @@ def train(
             if not _out_of_memory(error):
                 raise
             raise ResourceError(_memory_message(loaded), _memory_mend(folder)) from error
+
+
+def _anywhere(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings with absolute paths, so that a run can be resumed from any folder."""
+    for section, key in (("data", "path"), ("data", "general"), ("base", "name")):
+        path = Path(values[section][key] or "").expanduser()
+        if values[section][key] and path.is_dir() and values[section][key] not in EMBEDDED:
+            values[section][key] = str(path.resolve())
+    return values
 
 
 @contextmanager

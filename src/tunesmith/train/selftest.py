@@ -17,7 +17,7 @@ from tunesmith.families._bundle import Bundle
 from tunesmith.methods._adapter import Adapter
 from tunesmith.registry import plugin
 from tunesmith.train.hardware import peak_memory_bytes
-from tunesmith.train.loop import seed_everything, total_loss
+from tunesmith.train.loop import own_randomness, seed_everything, total_loss
 from tunesmith.types import Audio, Example, GenerationSettings
 
 _TARGETS = ("q", "k", "v", "o", "up", "down")
@@ -122,6 +122,11 @@ def selftest(
     bundle: Bundle, *, limit_s: float = 75.0, should_stop: Callable[[], int] = lambda: 0
 ) -> SelfTest:
     """Run the self-test on a loaded base; it leaves the base as it was."""
+    with own_randomness():
+        return _selftest(bundle, limit_s, should_stop)
+
+
+def _selftest(bundle: Bundle, limit_s: float, should_stop: Callable[[], int]) -> SelfTest:
     audio = busy_clip(bundle)
     example = Example(
         "selftest", bundle.encode_audio(audio), bundle.encode_text(["a test tone"])[0]

@@ -11,6 +11,7 @@ from tokenizers.pre_tokenizers import Split
 from tokenizers.processors import TemplateProcessing
 from transformers import (
     EncodecConfig,
+    EncodecModel,
     MusicgenConfig,
     MusicgenDecoderConfig,
     MusicgenForConditionalGeneration,
@@ -77,10 +78,24 @@ def tiny_model(seed: int = 0, channels: int = 1) -> MusicgenForConditionalGenera
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MusicgenForConditionalGeneration(tiny_config(channels))
-        for name, buffer in model.audio_encoder.named_buffers():
-            if name.endswith("codebook.embed"):  # zeros otherwise, and every sound is code 0
-                torch.nn.init.normal_(buffer, std=0.3)
+        _fit_codebooks(model.audio_encoder)
     return model
+
+
+@torch.no_grad()
+def _fit_codebooks(codec: EncodecModel) -> None:
+    """Take the codes from latents of noise, so that a busy sound has busy codes.
+
+    Codebooks are zeros in a new model, and the latents of a random encoder hardly move around
+    their mean: any other codebook would give every sound one code, which a model that is wrong
+    regenerates as well as one that is right.
+    """
+    noise = 0.3 * torch.randn(1, 1, 4 * codec.config.sampling_rate)
+    left = codec.encoder(noise)[0].T
+    for layer in codec.quantizer.layers:
+        codes = layer.codebook
+        codes.embed.copy_(left[torch.randperm(len(left))[:_CODES]])
+        left = left - codes.decode(codes.encode(left))
 
 
 def tiny_bundle(seed: int = 0, *, channels: int = 1) -> MusicgenBundle:
