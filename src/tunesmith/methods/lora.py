@@ -25,6 +25,8 @@ SPEC = {
     "linear": True,
     "needs": "50-200 recordings at least (500 at best); little memory",
     "identity_at_start": True,
+    # What it must reach on one clip and a tiny model: the contract suite holds it to this.
+    "overfits": {"lr": 1e-2, "steps": 150, "share": 0.2, "regenerates": False},
     "presets": {
         "rank": {
             4: "subtle style shifts",
@@ -205,6 +207,8 @@ class LoraAdapter(Adapter):
             layer.set_scale(_NAME, strength)
 
     def merge(self) -> None:
+        if any(layer.disable_adapters for layer in self._layers()):
+            self.detach()  # at strength 0 of a DoRA; merging would bring it back
         for tuner in self._tuners.values():
             tuner.merge_and_unload(safe_merge=True)
         self._tuners = {}

@@ -16,11 +16,9 @@ import torch
 from tunesmith.families._bundle import Bundle
 from tunesmith.methods._adapter import Adapter
 from tunesmith.registry import plugin
-from tunesmith.train.hardware import peak_memory_bytes
+from tunesmith.train.hardware import free_memory_bytes, peak_memory_bytes
 from tunesmith.train.loop import own_randomness, seed_everything, total_loss
 from tunesmith.types import Audio, Example, GenerationSettings
-
-_TARGETS = ("q", "k", "v", "o", "up", "down")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +26,7 @@ class SelfTest:
     """What a self-test saw.
 
     Attributes:
+        method: what was trained: ``full`` where memory allows it.
         agreement: largest difference between stepwise generation and the loss in one pass.
         first_loss, last_loss: of the clip.
         steps: training steps.
@@ -38,6 +37,7 @@ class SelfTest:
         restored: the base came back bit for bit after the adapter was taken off.
     """
 
+    method: str
     agreement: float
     first_loss: float
     last_loss: float
@@ -58,8 +58,9 @@ class SelfTest:
         yes = {True: "ok  ", False: "FAIL"}
         return [
             f"{yes[self.agreement < 1e-3]} loss and generation agree (largest difference {self.agreement:.1e})",
-            f"{yes[self.mismatch < 0.05]} one clip overfitted in {self.steps} steps (loss {self.first_loss:.3f} -> "
-            f"{self.last_loss:.3f}) and regenerated, {100 * (1 - self.mismatch):.1f} % the same",
+            f"{yes[self.mismatch < 0.05]} one clip overfitted by {self.method} in {self.steps} steps "
+            f"(loss {self.first_loss:.3f} -> {self.last_loss:.3f}) and regenerated, "
+            f"{100 * (1 - self.mismatch):.1f} % the same",
             f"{yes[self.restored]} the base is bit for bit what it was after the adapter is taken off",
             f"     training {self.steps_per_s:.1f} steps/s, generation {self.frames_per_s:.0f} frames/s, "
             f"peak memory {self.peak_memory_bytes / 2**30:.2f} GiB",
@@ -133,13 +134,12 @@ def _selftest(bundle: Bundle, limit_s: float, should_stop: Callable[[], int]) ->
     )
     agreement = bundle.agreement(example)
     before = {name: value.clone() for name, value in bundle.module.state_dict().items()}
-    module = plugin("methods", "lora").load()
-    adapter = module.attach(bundle, module.Config(rank=_rank(bundle), targets=_TARGETS), 0)
+    name, adapter, rate = _strongest(bundle)
     losses, seconds = overfit(
         bundle,
         adapter,
         example,
-        lr=3e-3,
+        lr=rate,
         steps=2000,
         limit_s=limit_s,
         target=0.02,
@@ -159,6 +159,7 @@ def _selftest(bundle: Bundle, limit_s: float, should_stop: Callable[[], int]) ->
         torch.equal(after[k], v) for k, v in before.items()
     )
     return SelfTest(
+        method=name,
         agreement=agreement,
         first_loss=losses[0],
         last_loss=losses[-1],
@@ -171,5 +172,12 @@ def _selftest(bundle: Bundle, limit_s: float, should_stop: Callable[[], int]) ->
     )
 
 
-def _rank(bundle: Bundle) -> int:
-    return min(64, min(site.width for site in bundle.sites) // 2)
+def _strongest(bundle: Bundle) -> tuple[str, Adapter, float]:
+    """Full training where memory allows, since it overfits anything; else a high-rank LoRA."""
+    full, lora = plugin("methods", "full").load(), plugin("methods", "lora").load()
+    count = full.parameter_count(bundle, full.Config())
+    if 20 * count < 0.6 * free_memory_bytes(bundle.device):  # gradient, two moments, origin, slack
+        return "full", full.attach(bundle, full.Config(), 0), 1e-3 if count < 1e8 else 1e-4
+    rank = min(64, min(site.width for site in bundle.sites) // 2)
+    config = lora.Config(rank=rank, targets=("q", "k", "v", "o", "up", "down"))
+    return "lora", lora.attach(bundle, config, 0), 3e-3

@@ -22,6 +22,7 @@ from transformers import (
 from tunesmith.families.musicgen.bundle import MusicgenBundle
 
 _CODES = 32
+_HEAD_GAIN = 10.0
 
 
 def tiny_config(channels: int = 1) -> MusicgenConfig:
@@ -79,6 +80,10 @@ def tiny_model(seed: int = 0, channels: int = 1) -> MusicgenForConditionalGenera
         torch.manual_seed(seed)
         model = MusicgenForConditionalGeneration(tiny_config(channels))
         _fit_codebooks(model.audio_encoder)
+        with torch.no_grad():
+            for head in model.decoder.lm_heads:
+                # Fresh heads are so small that no adapter beneath them could say anything.
+                head.weight.mul_(_HEAD_GAIN)
     return model
 
 

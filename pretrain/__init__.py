@@ -1,0 +1,1 @@
+"""Scripts that make the embedded base model ``pocket`` from nothing: no network, no downloaded weights."""

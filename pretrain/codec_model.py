@@ -1,0 +1,150 @@
+"""The codec's geometry and its quantiser's training, which transformers' EnCodec lacks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import EncodecConfig, EncodecModel
+
+N_CODEBOOKS, CODEBOOK_SIZE, LATENT, HOP = 4, 512, 64, 320
+FRAME_RATE_HZ = 50
+BANDWIDTH_KBIT_S = 2.0
+
+
+def codec_config() -> EncodecConfig:
+    """16 kHz mono, hop 320 (50 Hz), 4 codebooks of 512 (1.8 kbit/s)."""
+    return EncodecConfig(
+        # transformers counts quantisers as bandwidth / (10 bits x 50 Hz) in the config but as
+        # bandwidth / (9 bits x 50 Hz) in the quantiser: 2.0 kbit/s gives four in both.
+        target_bandwidths=[BANDWIDTH_KBIT_S],
+        sampling_rate=16000,
+        audio_channels=1,
+        normalize=False,
+        chunk_length_s=None,
+        hidden_size=LATENT,
+        codebook_dim=LATENT,
+        codebook_size=CODEBOOK_SIZE,
+        num_filters=12,
+        num_residual_layers=1,
+        upsampling_ratios=[8, 5, 4, 2],
+        num_lstm_layers=1,
+        use_causal_conv=False,
+        use_conv_shortcut=False,
+        norm_type="weight_norm",
+    )
+
+
+def build_codec(seed: int) -> EncodecModel:
+    """A fresh codec with seeded weights."""
+    torch.manual_seed(seed)
+    model = EncodecModel(codec_config())
+    assert len(model.quantizer.layers) == N_CODEBOOKS
+    return model
+
+
+class Quantiser:
+    """Residual vector quantisation over the codec's own buffers: k-means, moving averages, straight-through."""
+
+    def __init__(self, codec: EncodecModel, decay: float = 0.99) -> None:
+        layers: Any = codec.quantizer.layers
+        self.books: list[Any] = [layer.codebook for layer in layers]
+        self.decay = decay
+
+    @torch.no_grad()
+    def _codes(self, book: Any, points: torch.Tensor) -> torch.Tensor:
+        embed = book.embed
+        return (embed.pow(2).sum(1) - 2 * points @ embed.t()).argmin(1)
+
+    @torch.no_grad()
+    def fit(self, points: torch.Tensor, seed: int, rounds: int = 25) -> list[float]:
+        """Residual k-means on latents [N, 64]; returns the share of variance left after each codebook."""
+        generator = torch.Generator().manual_seed(seed)
+        total = (points - points.mean(0)).pow(2).sum(1).mean()
+        left, residual = [], points.clone()
+        for book in self.books:
+            first = torch.randperm(len(residual), generator=generator)[:CODEBOOK_SIZE].to(
+                residual.device
+            )
+            embed = residual[first].clone()
+            book.embed.copy_(embed)
+            for _ in range(rounds):
+                codes = self._codes(book, residual)
+                counts = torch.bincount(codes, minlength=CODEBOOK_SIZE).float()
+                sums = torch.zeros_like(embed).index_add_(0, codes, residual)
+                embed = sums / counts.clamp_min(1)[:, None]
+                dead = counts < 2
+                picks = torch.randint(len(residual), (int(dead.sum()),), generator=generator).to(
+                    dead.device
+                )
+                embed[dead] = residual[picks]
+                book.embed.copy_(embed)
+            codes = self._codes(book, residual)
+            counts = torch.bincount(codes, minlength=CODEBOOK_SIZE).float()
+            book.cluster_size.copy_(counts / len(residual) * 400)
+            book.embed_avg.copy_(book.embed * book.cluster_size[:, None])
+            residual = residual - book.embed[codes]
+            left.append((residual.pow(2).sum(1).mean() / total).item())
+        return left
+
+    def __call__(
+        self, latents: torch.Tensor, *, learn: bool, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Quantised latents [B, 64, T] with straight-through gradient, and the commitment loss (scalar).
+
+        ``learn`` moves the codebooks by exponential averages (van den Oord et al. 2017, appendix A.1).
+        """
+        flat = latents.detach().transpose(1, 2).reshape(-1, latents.shape[1])
+        residual, quantised = flat, torch.zeros_like(flat)
+        for book in self.books:
+            codes = self._codes(book, residual)
+            chosen = book.embed[codes]
+            if learn:
+                counts = torch.bincount(codes, minlength=CODEBOOK_SIZE).float()
+                sums = torch.zeros_like(book.embed_avg).index_add_(0, codes, residual)
+                book.cluster_size.mul_(self.decay).add_(counts, alpha=1 - self.decay)
+                book.embed_avg.mul_(self.decay).add_(sums, alpha=1 - self.decay)
+                # A code hardly used any more restarts at a point of this batch.
+                dead = book.cluster_size < 0.02
+                if dead.any():
+                    picks = torch.randint(
+                        len(residual), (int(dead.sum()),), generator=generator
+                    ).to(dead.device)
+                    book.embed_avg[dead] = residual[picks]
+                    book.cluster_size[dead] = 1.0
+                book.embed.copy_(book.embed_avg / book.cluster_size.clamp_min(1e-5)[:, None])
+            residual = residual - chosen
+            quantised = quantised + chosen
+        target = quantised.view(latents.shape[0], -1, latents.shape[1]).transpose(1, 2)
+        commitment = (latents - target).pow(2).mean() / latents.detach().pow(2).mean().clamp_min(
+            1e-4
+        )
+        return latents + (target - latents).detach(), commitment
+
+
+@torch.no_grad()
+def unit_variance(codec: EncodecModel, audio: torch.Tensor) -> None:
+    """Rescale every convolution, in the order of the forward pass, to unit output variance on ``audio`` [B, 1, T].
+
+    PyTorch's default leaves each layer a third of the variance it needs: after two dozen layers the input is
+    gone from the output and training stands still for a thousand steps. (LSUV, Mishkin & Matas 2016.)
+    """
+    convolutions: list[Any] = [
+        m for m in codec.modules() if isinstance(m, nn.Conv1d | nn.ConvTranspose1d)
+    ]
+    layers: Any = codec.decoder.layers
+    last = layers[-1].conv
+
+    def rescale(module: Any, _: Any, output: torch.Tensor) -> torch.Tensor:
+        wanted = audio.std() if module is last else 1.0
+        scale = wanted / output.std().clamp_min(1e-6)
+        module.parametrizations.weight.original0.mul_(scale)
+        return output * scale
+
+    for module in convolutions:
+        module.bias.zero_()
+    handles = [m.register_forward_hook(rescale) for m in convolutions]
+    codec.decoder(codec.encoder(audio))
+    for handle in handles:
+        handle.remove()
