@@ -56,7 +56,11 @@ class Plugin:
             raise UserError(f"{self.source} cannot be imported", "give a Python file")
         module = importlib.util.module_from_spec(found)
         sys.modules[name] = module
-        found.loader.exec_module(module)
+        try:
+            found.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]  # half a module must not pass for a whole one next time
+            raise
         return module
 
 

@@ -43,6 +43,15 @@ class Snapshot:
     state: Mapping[str, Any]
 
 
+def is_full_disk(error: BaseException) -> bool:
+    """Whether an error, however wrapped, says that there is no space or no quota left."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    # safetensors and libsndfile report it as errors of their own, with the reason in words.
+    text = str(error).lower()
+    return "no space left" in text or "disk quota" in text
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -88,11 +97,11 @@ class Checkpoints:
             ResourceError: the disk is full; what was there before is untouched.
         """
         name = f"{_PREFIX}{snapshot.state['step']:08d}"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._sweep()
         temporary = self.folder / f".{name}.tmp"
         target = self.folder / name
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._sweep()
             temporary.mkdir()
             for part in ("weights", "optimizer", "averaged"):
                 save_file(_owned(getattr(snapshot, part)), temporary / f"{part}.safetensors")
@@ -105,17 +114,16 @@ class Checkpoints:
             for path in temporary.iterdir():
                 flush(path)
             flush(temporary)
-            if (
-                target.exists()
-            ):  # the same step again: a state that differs only in what was done at it
-                shutil.rmtree(self._aside(target))
+            # The same step again, with more done at it: set the old one aside until this one stands,
+            # for it may be the only one there is.
+            aside = self._aside(target) if target.exists() else None
             temporary.rename(target)
             flush(self.folder)
+            if aside is not None:
+                shutil.rmtree(aside)
         except Exception as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-            # safetensors reports a full disk as an error of its own, with the reason in words.
-            if full or "No space left" in str(error) or "quota" in str(error).lower():
+            if is_full_disk(error):
                 raise ResourceError(
                     f"the disk under {self.folder} is full; the checkpoint of step "
                     f"{snapshot.state['step']} was not written, earlier ones are whole",

@@ -25,7 +25,7 @@ from tunesmith.families._bundle import Bundle
 from tunesmith.formats.adapter import check_base, find_adapter, read_state
 from tunesmith.methods._adapter import Adapter
 from tunesmith.registry import plugin
-from tunesmith.train.checkpoint import Checkpoints
+from tunesmith.train.checkpoint import Checkpoints, is_full_disk
 from tunesmith.train.hardware import best_device, choose_dtype, peak_memory_bytes
 from tunesmith.train.log import MetricLog, check_trackers
 from tunesmith.train.loop import Intervals, Loop, Sets, State
@@ -94,10 +94,17 @@ def train(
             write_bytes(folder / "config.yaml", text.encode())
         try:
             return _train(loaded, folder, own, event)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
-                raise
-            raise ResourceError(_memory_message(loaded), _memory_mend(folder)) from error
+        except UserError:
+            raise
+        except Exception as error:
+            if _out_of_memory(error):
+                raise ResourceError(_memory_message(loaded), _memory_mend(folder)) from error
+            if is_full_disk(error):
+                raise ResourceError(
+                    f"the disk is full ({error})",
+                    f"free space and go on with --resume {folder}; what was saved before is whole",
+                ) from error
+            raise
 
 
 def _anywhere(values: dict[str, Any]) -> dict[str, Any]:

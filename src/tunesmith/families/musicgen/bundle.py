@@ -98,7 +98,7 @@ class MusicgenBundle(Bundle):
     def release_codec(self) -> None:
         self._codec = None
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode: autograd refuses tensors that were made in it
     def encode_audio(self, audio: Audio) -> Tensor:
         if audio.sample_rate_hz != self.sample_rate_hz or audio.channels not in (1, self.channels):
             raise UserError(
@@ -120,7 +120,7 @@ class MusicgenBundle(Bundle):
         wave = self.codec.decode(rows[None], [None]).audio_values[:, 0]
         return Audio(wave.float().clamp(-1, 1).cpu().numpy(), self.sample_rate_hz)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_text(self, captions: Sequence[str]) -> list[Mapping[str, Tensor]]:
         # One at a time: a state computed among padding would differ in its last bits, and the
         # cache must hold the same thing whatever was encoded beside it.
@@ -133,8 +133,7 @@ class MusicgenBundle(Bundle):
                 caption, return_tensors="pt", truncation=True, max_length=512
             ).input_ids
             state = encoder(input_ids=ids.to(self.device)).last_hidden_state[0]
-            # Out of inference mode, or autograd would refuse them as inputs.
-            states.append({"ids": ids[0].clone(), "states": state.float().cpu().clone()})
+            states.append({"ids": ids[0], "states": state.float().cpu()})
         encoder.train(was_training)
         return states
 
@@ -205,10 +204,12 @@ class MusicgenBundle(Bundle):
 
     def checkpoint_activations(self, enabled: bool) -> None:
         decoder = self.module.model.decoder
+        # transformers 5.23 renamed these; before, only the old names are there.
+        word = "activation" if hasattr(decoder, "activation_checkpointing_enable") else "gradient"
         if enabled:
-            decoder.gradient_checkpointing_enable({"use_reentrant": False})
+            getattr(decoder, f"{word}_checkpointing_enable")({"use_reentrant": False})
         else:
-            decoder.gradient_checkpointing_disable()
+            getattr(decoder, f"{word}_checkpointing_disable")()
 
 
 def _sites(model: MusicgenForConditionalGeneration) -> tuple[Site, ...]:
