@@ -259,6 +259,9 @@ def load_config(
             method = plugin("methods", method_name)
         except UserError as error:
             faults.append(Fault("method", error.message, error.mend))
+    elif isinstance(given.values.get("method"), Mapping):
+        what = "missing" if method_name is None else f"should be text, not {method_name!r}"
+        faults.append(Fault("method.name", what, _MISSING["method"]))
     if base and method and (reason := support(base.family, method)) != "ok":
         faults.append(
             Fault("method", f"'{method.name}' does not work on {base.family.name}: {reason}", "")

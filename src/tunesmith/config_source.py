@@ -32,6 +32,18 @@ def scalar(text: str) -> Any:
     return text
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that YAML 1.2 would read back as a number."""
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+
+
+def to_yaml(values: Mapping[str, Any]) -> str:
+    """YAML that :class:`Source` reads back as the same values."""
+    return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
 class Source:
     """Values with the places they came from, for messages."""
 

@@ -20,10 +20,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tunesmith.data.atomic import write_bytes
-from tunesmith.errors import UserError
+from tunesmith.errors import UserError, did_you_mean
 from tunesmith.families._bundle import Bundle
 from tunesmith.methods._adapter import Adapter, State
-from tunesmith.registry import plugin
+from tunesmith.registry import plugins
 
 FORMAT = 1
 _CARD = "adapter.json"
@@ -118,7 +118,9 @@ def read_card(folder: Path) -> dict[str, Any]:
         card = json.loads((folder / _CARD).read_text(encoding="utf-8"))
         if card["format"] > FORMAT:
             raise UserError(f"{folder} was written by a newer version", "update tunesmith")
-        assert isinstance(card["base"], dict) and isinstance(card["method"], dict)
+        assert isinstance(card["components"], dict), "no components"
+        for section, key in (("base", "name"), ("base", "hash"), ("method", "name")):
+            assert isinstance(card[section][key], str), f"{section} has no {key}"
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise UserError(
             f"{folder / _CARD}: not readable ({error})", "train or download it again"
@@ -185,14 +187,24 @@ def load_adapter(folder: Path, bundle: Bundle) -> Adapter:
         UserError: it belongs to another base, or its files are torn or foreign.
     """
     card = check_base(folder, bundle)
-    method = plugin("methods", card["method"]["name"]).load()
-    settings = {key: value for key, value in card["method"].items() if key != "name"}
-    try:
-        config = TypeAdapter(method.Config).validate_python(settings)
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
+    name = card["method"]["name"]
+    # Only a method's plain name: a card that came with a download must not choose code to run.
+    if name not in plugins("methods"):
         raise UserError(
-            f"{folder / _CARD}: method settings of another version ({reason})"
+            f"{folder / _CARD} wants the method '{name}', which is not installed",
+            did_you_mean(name, plugins("methods")),
+        )
+    method = plugins("methods")[name].load()
+    settings = {key: value for key, value in card["method"].items() if key != "name"}
+    known = {field.name for field in dataclasses.fields(method.Config)}
+    try:
+        if foreign := sorted(settings.keys() - known):
+            raise ValueError(f"unknown: {', '.join(foreign)}")
+        config = TypeAdapter(method.Config).validate_python(settings)
+    except ValueError as error:  # pydantic's own is one
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise UserError(
+            f"{folder / _CARD}: method settings of another version ({reason})", "update tunesmith"
         ) from None
     state = read_state(folder)
     adapter = method.attach(bundle, config, 0)

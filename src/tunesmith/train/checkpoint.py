@@ -24,6 +24,8 @@ from tunesmith.errors import ResourceError, UserError
 
 _MANIFEST = "manifest.json"
 _PREFIX = "step-"
+_PARTS = ("weights", "optimizer", "averaged")
+_STATE = "state.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +105,9 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._sweep()
             temporary.mkdir()
-            for part in ("weights", "optimizer", "averaged"):
+            for part in _PARTS:
                 save_file(_owned(getattr(snapshot, part)), temporary / f"{part}.safetensors")
-            (temporary / "state.json").write_text(
-                json.dumps(dict(snapshot.state)), encoding="utf-8"
-            )
+            (temporary / _STATE).write_text(json.dumps(dict(snapshot.state)), encoding="utf-8")
             files = sorted(path for path in temporary.iterdir())
             manifest = {path.name: _sha256(path) for path in files}
             (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
@@ -164,6 +164,11 @@ class Checkpoints:
             shutil.rmtree(kept.pop(0))
             sizes.pop(0)
 
+    def at(self, step: int) -> Snapshot | None:
+        """The checkpoint of one step, if it is there and whole."""
+        path = self.folder / f"{_PREFIX}{step:08d}"
+        return None if self._fault(path) else self.load(path)
+
     def newest(self) -> tuple[Path, list[str]] | None:
         """The newest whole checkpoint, and remarks on torn ones that were passed over.
 
@@ -189,20 +194,18 @@ class Checkpoints:
     def _fault(path: Path) -> str:
         try:
             manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-            for name, expected in manifest.items():
-                if _sha256(path / name) != expected:
+            for name in (*(f"{part}.safetensors" for part in _PARTS), _STATE):
+                if _sha256(path / name) != manifest[name]:
                     return f"{name} does not match its hash"
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             return f"{type(error).__name__}: {error}"
         return ""
 
     @staticmethod
     def load(path: Path) -> Snapshot:
         """Read a checkpoint that :meth:`newest` named."""
-        weights, optimizer, averaged = (
-            load_file(path / f"{part}.safetensors") for part in ("weights", "optimizer", "averaged")
-        )
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        weights, optimizer, averaged = (load_file(path / f"{part}.safetensors") for part in _PARTS)
+        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
         return Snapshot(weights, optimizer, averaged, state)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,9 +40,11 @@ class MetricLog:
         self._trackers = [_tracker(name, path.parent, config or {}) for name in trackers]
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """Append ``{"kind", "step", "time", ...}``."""
+        """Append ``{"kind", "step", "time", ...}``; what is not finite is left out."""
         line = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
-        self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+        # JSON has no NaN and no infinity; one of them, and other readers refuse the file.
+        told = {k: v for k, v in line.items() if not isinstance(v, float) or math.isfinite(v)}
+        self._stream.write(json.dumps(told, ensure_ascii=False) + "\n")
         self._stream.flush()
         numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, int | float)}
         for tracker in self._trackers:

@@ -15,6 +15,7 @@ from tunesmith.config import Loaded, dump
 from tunesmith.families._bundle import Bundle
 from tunesmith.formats.adapter import save_adapter
 from tunesmith.formats.card import model_card
+from tunesmith.train.hardware import device_name
 from tunesmith.train.loop import Loop
 from tunesmith.types import Clip
 
@@ -61,9 +62,7 @@ def run_facts(
         "rights": told.get("rights", ""),
         "trigger": (told.get("settings") or {}).get("trigger") or "",
         "trainable_parameters": trainable_parameters,
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else platform.processor() or "CPU",
+        "device": device_name(device),
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "versions": {name: _version(name) for name in _PACKAGES}
@@ -86,20 +85,23 @@ def finish(loop: Loop, folder: Path, facts: Mapping[str, Any]) -> int:
     """
     state = loop.state
     used = state.step
-    if state.best_step >= 0 and state.best_step != state.step:
-        snapshot = loop.best.load(loop.best.folder / f"step-{state.best_step:08d}")
+    # Should the best be torn or gone, the last are better than none.
+    snapshot = loop.best.at(state.best_step) if state.best_step not in (-1, state.step) else None
+    if snapshot is not None:
         used = state.best_step
         with torch.no_grad():
             for name, parameter in loop.names.items():
                 parameter.copy_(snapshot.weights[name])
-        _save(loop, folder, facts, used)
+        _save(loop, folder, facts, used, state.best_loss)
     else:
         with loop.weights_in_use():
-            _save(loop, folder, facts, used)
+            _save(loop, folder, facts, used, state.last_loss)
     return used
 
 
-def _save(loop: Loop, folder: Path, facts: Mapping[str, Any], used: int) -> None:
+def _save(
+    loop: Loop, folder: Path, facts: Mapping[str, Any], used: int, loss: float | None
+) -> None:
     state = loop.state
     details = {
         "step": used,
@@ -107,7 +109,7 @@ def _save(loop: Loop, folder: Path, facts: Mapping[str, Any], used: int) -> None
         "metrics": {
             "validation_loss": {
                 "base": state.first_loss,
-                "adapted": state.best_loss if state.best_step >= 0 else None,
+                "adapted": loss,
             },
             "general_loss": {"base": state.first_general, "last": state.last_general},
         },

@@ -6,7 +6,7 @@ import fcntl
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ import torch
 import yaml
 
 from tunesmith.config import Loaded, RunConfig, dump
-from tunesmith.data.atomic import write_bytes
+from tunesmith.config_source import to_yaml
+from tunesmith.data.atomic import disk_error, write_bytes
 from tunesmith.data.encode import encode
 from tunesmith.data.load import load_dataset
 from tunesmith.errors import Diverged, ResourceError, UserError
@@ -26,9 +27,9 @@ from tunesmith.formats.adapter import check_base, find_adapter, read_state
 from tunesmith.methods._adapter import Adapter
 from tunesmith.registry import plugin
 from tunesmith.train.checkpoint import Checkpoints, is_full_disk
-from tunesmith.train.hardware import best_device, choose_dtype, peak_memory_bytes
+from tunesmith.train.hardware import best_device, choose_dtype, device_name, peak_memory_bytes
 from tunesmith.train.log import MetricLog, check_trackers
-from tunesmith.train.loop import Intervals, Loop, Sets, State
+from tunesmith.train.loop import Intervals, Loop, Sets, State, own_randomness
 from tunesmith.train.outcome import finish, run_facts
 from tunesmith.train.preview import Previewer
 from tunesmith.train.signals import StopFlag
@@ -87,13 +88,22 @@ def train(
             f"go on with --resume {folder}, or give another --out",
         )
     check_trackers(loaded.config.log)
-    folder.mkdir(parents=True, exist_ok=True)
+    if resume and not (folder / "config.yaml").is_file():
+        raise UserError(f"{folder} holds no run", "give the folder that was --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, folder) from None
     with own if stop is None else _nothing(), _locked(folder):
-        if not resume:
-            text = yaml.safe_dump(_anywhere(dump(loaded)), sort_keys=False, allow_unicode=True)
+        text = to_yaml(_anywhere(dump(loaded)))
+        if resume:
+            _check_same(folder, text)
+        else:
             write_bytes(folder / "config.yaml", text.encode())
+            (folder / "run.json").unlink(missing_ok=True)  # of an earlier try that never trained
         try:
-            return _train(loaded, folder, own, event)
+            with own_randomness():
+                return _train(loaded, folder, own, event)
         except UserError:
             raise
         except Exception as error:
@@ -114,6 +124,41 @@ def _anywhere(values: dict[str, Any]) -> dict[str, Any]:
         if values[section][key] and path.is_dir() and values[section][key] not in EMBEDDED:
             values[section][key] = str(path.resolve())
     return values
+
+
+def _check_same(folder: Path, text: str) -> None:
+    """A run goes on with the settings that it began with, or its second half is another run's."""
+    began = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    now = yaml.safe_load(text)
+    changed = [
+        f"{section}.{key}" if key else section
+        for section in sorted((began.keys() | now.keys()) - {"out"})
+        for key in _differences(began.get(section), now.get(section))
+    ]
+    if changed:
+        raise UserError(
+            f"{folder} was begun with other settings ({', '.join(changed)})",
+            "resume it without them, or start a new run from its weights with init_from",
+        )
+
+
+def _differences(began: Any, now: Any) -> list[str]:
+    if isinstance(began, dict) and isinstance(now, dict):
+        return sorted(key for key in began.keys() | now.keys() if began.get(key) != now.get(key))
+    return [] if began == now else [""]
+
+
+def _check_unchanged(earlier: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """What a run stands on must be what it stood on when it began."""
+    for what, mend in (
+        ("base", "put the base's files back as they were"),
+        ("data", "put the recordings back as they were"),
+    ):
+        if earlier[what] != facts[what]:
+            raise UserError(
+                f"the {what} has changed since this run began",
+                f"{mend}, or start a new run from its weights with init_from",
+            )
 
 
 @contextmanager
@@ -164,7 +209,11 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
         )
     device = best_device()
     bundle = load_base(base, device=device)
-    dtype = choose_dtype(config.base.dtype, device)
+    facts_file = folder / "run.json"
+    earlier = json.loads(facts_file.read_text(encoding="utf-8")) if facts_file.is_file() else {}
+    # Measured once a run: a measurement near the edge must not change precision half-way.
+    same_device = earlier.get("device") == device_name(device)
+    dtype = choose_dtype(earlier["dtype"] if same_device else config.base.dtype, device)
     stop.check("stopped before training began; run the same command again")
 
     clips = load_dataset(Path(config.data.path).expanduser())
@@ -193,8 +242,6 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
 
     module = plugin("methods", config.method["name"]).load()
     adapter = module.attach(bundle, loaded.method_config, config.seed)
-    if config.init_from:
-        _warm_start(adapter, config.init_from, bundle)
     if config.train.activation_checkpointing:
         bundle.checkpoint_activations(True)
     plan = intervals(config, len(sides["train"]))
@@ -205,6 +252,8 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
     )
     found = checkpoints.newest()
     snapshot = checkpoints.load(found[0]) if found else None
+    if config.init_from and not snapshot:
+        _warm_start(adapter, config.init_from, bundle)
     for remark in found[1] if found else []:
         warnings.append(remark)
     event(
@@ -212,56 +261,52 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
         {"step": snapshot.state["step"] if snapshot else 0, "from": str(found[0]) if found else ""},
     )
 
-    log = MetricLog(
-        folder / "metrics.jsonl",
-        int(snapshot.state["log_offset"]) if snapshot else 0,
-        config.log,
-        dump(loaded),
-    )
-    best = Checkpoints(folder / "checkpoints" / "best", keep=1)
-    loop = Loop(
-        bundle,
-        adapter,
-        sets[0],
-        sets[1],
-        config.train,
-        plan,
-        seed=config.seed,
-        dtype=dtype,
-        checkpoints=checkpoints,
-        best=best,
-        log=log,
-        stop=stop,
-        preview=_previewer(loaded, bundle, sides["train"], folder, stop)
-        if config.preview.every != 0
-        else None,
-        on_event=event,
-    )
-    if snapshot:
-        loop.restore(snapshot)
-    count = sum(p.numel() for p in loop.names.values())
-    event(
-        "start",
-        {
-            "total": plan.total,
-            "step": loop.state.step,
-            "trainable_parameters": count,
-            "device": str(device),
-            "dtype": str(dtype).removeprefix("torch."),
-            "clips": len(sides["train"]),
-        },
-    )
+    count = sum(p.numel() for p in adapter.parameters().values())
     facts = run_facts(loaded, bundle, sides, device, dtype, count)
-    write_bytes(
-        folder / "run.json", (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode()
-    )
-    try:
-        state = loop.run()
-    except Diverged:
-        finish(loop, folder, facts)
-        raise
-    finally:
-        log.close()
+    if snapshot and earlier:
+        _check_unchanged(earlier, facts)
+    preview = None
+    if config.preview.every != 0:
+        preview = _previewer(loaded, bundle, sides["train"], folder, stop)
+    write_bytes(facts_file, (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
+
+    # From here on the run's files are written to: all that can be refused has been.
+    offset = int(snapshot.state["log_offset"]) if snapshot else 0
+    with closing(MetricLog(folder / "metrics.jsonl", offset, config.log, dump(loaded))) as log:
+        loop = Loop(
+            bundle,
+            adapter,
+            sets[0],
+            sets[1],
+            config.train,
+            plan,
+            seed=config.seed,
+            dtype=dtype,
+            checkpoints=checkpoints,
+            best=Checkpoints(folder / "checkpoints" / "best", keep=1),
+            log=log,
+            stop=stop,
+            preview=preview,
+            on_event=event,
+        )
+        if snapshot:
+            loop.restore(snapshot)
+        event(
+            "start",
+            {
+                "total": plan.total,
+                "step": loop.state.step,
+                "trainable_parameters": count,
+                "device": str(device),
+                "dtype": str(dtype).removeprefix("torch."),
+                "clips": len(sides["train"]),
+            },
+        )
+        try:
+            state = loop.run()
+        except Diverged:
+            finish(loop, folder, facts)
+            raise
     used = finish(loop, folder, facts)
     return Result(folder, state, count, used, peak_memory_bytes(device), tuple(warnings))
 

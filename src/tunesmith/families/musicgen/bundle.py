@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
@@ -255,7 +256,7 @@ def _load_model(base: Base, device: Any, dtype: Any) -> MusicgenForConditionalGe
                 output_loading_info=True,
                 use_safetensors=True,
             )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(
             f"base '{base.name}' does not load ({first})", "download it again"
@@ -266,6 +267,13 @@ def _load_model(base: Base, device: Any, dtype: Any) -> MusicgenForConditionalGe
             "download it again",
         )
     return model.to(device)
+
+
+def _load_tokenizer(base: Base) -> Any:
+    # Where there is none, the library makes up an empty one, to which every word is unknown.
+    if not any((base.path / name).is_file() for name in ("tokenizer.json", "spiece.model")):
+        raise UserError(f"base '{base.name}' has no tokenizer.json", "download it again")
+    return AutoTokenizer.from_pretrained(base.path)
 
 
 def load(base: Base, *, device: Any = "cpu", dtype: Any = None) -> MusicgenBundle:
@@ -295,7 +303,7 @@ def load(base: Base, *, device: Any = "cpu", dtype: Any = None) -> MusicgenBundl
 
     return MusicgenBundle(
         model.requires_grad_(False),
-        AutoTokenizer.from_pretrained(base.path),
+        _load_tokenizer(base),
         load_codec,
         name=base.name,
         licence=base.licence,
