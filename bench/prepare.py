@@ -1,15 +1,14 @@
 """How fast recordings become a data set, and how much memory that takes.
 
-    python bench/prepare.py [HOURS]
+    python -m bench.prepare [--hours 1] [--quick]
 
-Synthesises HOURS (default 1) of 44.1 kHz stereo FLAC in twelve recordings per hour, one at a time,
-prepares them as they are and again for a 32 kHz mono base, and prints a line for each.
+Synthesises an hour of 44.1 kHz stereo FLAC in twelve recordings per hour, one at a time,
+prepares them as they are, again for a 32 kHz mono base, and with one worker.
 """
 
 from __future__ import annotations
 
 import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from bench._results import Row, parser, record
 from tunesmith.data import prepare
 
 RATE_HZ = 44_100
@@ -36,8 +36,11 @@ def synthesise(path: Path, seed: int) -> None:
 
 
 def main() -> None:
-    hours = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
-    parts = max(1, round(hours * 3600 / PART_S))
+    options = parser(__doc__)
+    options.add_argument("--hours", type=float, default=1.0)
+    args = options.parse_args()
+    parts = 1 if args.quick else max(1, round(args.hours * 3600 / PART_S))
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "recordings"
         source.mkdir()
@@ -57,10 +60,15 @@ def main() -> None:
             # Linux counts in KiB; the children's figure is that of the largest one.
             own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-            print(
-                f"{title}: {sound_s / 3600:g} h in {wall_s:.1f} s = {sound_s / wall_s:.0f}x real "
-                f"time, {made.clips} clips, peak {own:.0f} MiB here, {child:.0f} MiB in a worker"
+            figure = (
+                f"{sound_s / wall_s:.0f}x real time ({sound_s / 3600:g} h in {wall_s:.1f} s, "
+                f"{made.clips} clips), peak {own:.0f} MiB, {child:.0f} MiB in a worker"
             )
+            print(f"{title}: {figure}", flush=True)
+            rows.append(Row(f"prepare, {title}", "", figure))
+    if not args.quick:
+        notes = "Synthetic 44.1 kHz stereo FLAC, five-minute recordings; the sound is written beforehand."
+        record("prepare", "Preparation", rows, notes=notes, packages=["soundfile", "soxr", "numpy"])
 
 
 if __name__ == "__main__":

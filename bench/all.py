@@ -1,0 +1,44 @@
+"""Run every script of this folder and rewrite ``bench/RESULTS.md``; what ``make bench`` does.
+
+python -m bench.all [--quick]
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+from bench._results import RESULTS, parser
+
+SCRIPTS = (
+    "startup",
+    "bad_config",
+    "prepare",
+    "peft_opens",
+    "train_speed",
+    "small_geometry",
+    "kill_resume",
+    "demo",
+)
+
+
+def main() -> None:
+    args = parser(__doc__).parse_args()
+    failed = []
+    for name in SCRIPTS:
+        print(f"== bench.{name}", flush=True)
+        begin = time.perf_counter()
+        command = [sys.executable, "-m", f"bench.{name}", *(["--quick"] if args.quick else [])]
+        if subprocess.run(command).returncode:
+            failed.append(name)
+        print(f"== {time.perf_counter() - begin:.0f} s", flush=True)
+    missed = RESULTS.is_file() and RESULTS.read_text(encoding="utf-8").count("✗ missed")
+    if missed:
+        print(f"{missed} bars missed, see {RESULTS.name}")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
