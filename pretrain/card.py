@@ -60,11 +60,13 @@ def write_card(folder: Path, work: Path, model: nn.Module, state: str) -> None:
     counts = {s: sum(len(read_jsonl(p.with_suffix(".jsonl"))) for p in whole_shards(work / "clips", s))
               for s in ("train", "valid")}  # fmt: skip
     lines = []
-    codec = _last(work / "logs" / "codec.jsonl", "valid_mel_distance")
+    codec = _last(work / "logs" / "decoder.jsonl", "valid_mel_distance")
+    passes = "decoder pass" if codec else "codec"
+    codec = codec or _last(work / "logs" / "codec.jsonl", "valid_mel_distance")
     if codec:
         lines.append(
             f"| codec, validation | mel distance {codec['valid_mel_distance']:.3f} (log10, 80 bands, floor -80 dB), "
-            f"SI-SDR {codec['valid_si_sdr_db']:.1f} dB after {codec['step']} steps, {codec['trained_s'] / 60:.0f} min |"
+            f"SI-SDR {codec['valid_si_sdr_db']:.1f} dB with four codebooks ({codec['step']} steps of the {passes}) |"
         )
     lm = _last(work / "logs" / "lm.jsonl", "valid_ce")
     if lm:

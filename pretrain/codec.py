@@ -1,7 +1,7 @@
 """Train the EnCodec-architecture codec, fit its quantiser, encode all clips to codes.
 
-First the autoencoder alone; at two thirds of the budget residual k-means on its latents; then both together
-with a straight-through gradient while the learning rate falls to zero. Curve: ``logs/codec.jsonl``.
+First the autoencoder, towards the end with noise in place of quantisation; then residual k-means on its latents;
+then the decoder alone on quantised latents. Curve: ``logs/codec.jsonl``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from pretrain.spectral import mel_distance, si_sdr_db, spectral_loss
 
 BATCH, CROP_FRAMES = 8, 50
 LEARNING_RATE, WARM_UP, CLIP_NORM = 2e-3, 100, 1.0
-QUANTISE_FROM, COOL_FROM = 0.62, 0.62
+QUANTISE_FROM, NOISE_FROM = 0.8, 0.6
+LATER_RATE, NOISE = 5e-4, 0.35
 # Waveform first, spectra later: the waveform term alone couples output to input within a hundred steps,
 # while the spectral terms alone are first met by noise of the right colour.
 SPECTRAL_FROM, SPECTRAL_FULL = 400, 1600
@@ -52,14 +53,16 @@ def audio_batch(
 
 
 def learning_rate(step: int, progress: float) -> float:
-    """Linear warm-up, constant, then a linear fall to 2 % of the peak from ``COOL_FROM`` on."""
-    fall = 1.0 if progress < COOL_FROM else max(0.02, (1 - progress) / (1 - COOL_FROM))
-    return LEARNING_RATE * min(1.0, (step + 1) / WARM_UP) * fall
+    """Warm-up, constant; a quarter with the noise, where the first rate diverges; then a linear fall to 2 %."""
+    if progress >= NOISE_FROM:
+        return LATER_RATE * min(1.0, max(0.02, (1 - progress) / (1 - QUANTISE_FROM)))
+    return LEARNING_RATE * min(1.0, (step + 1) / WARM_UP)
 
 
 def loss_terms(made: torch.Tensor, real: torch.Tensor, step: int) -> torch.Tensor:
     """Relative waveform error plus the multi-scale spectral loss, whose weight ramps up. Audio [B, T]."""
-    error = (made - real).norm(dim=1) / real.norm(dim=1).clamp_min(0.3)
+    size = real.norm(dim=1)
+    error = (made - real).norm(dim=1) / size.clamp_min(0.3 * size.mean())
     weight = min(max((step - SPECTRAL_FROM) / (SPECTRAL_FULL - SPECTRAL_FROM), 0.0), 1.0)
     spectral = spectral_loss(made, real) if weight > 0 else made.new_zeros(())
     return error.mean() + 1.5 * weight * spectral
@@ -72,7 +75,7 @@ def evaluate(
     """Mel distance (log10) and SI-SDR (dB) of reconstructed validation audio [B, T]."""
     latents = codec.encoder(audio[:, None])
     if quantiser is not None:
-        latents, _ = quantiser(latents, learn=False)
+        latents = quantiser(latents)
     made = codec.decoder(latents)[:, 0]
     return {"mel_distance": mel_distance(made, audio), "si_sdr_db": si_sdr_db(made, audio)}
 
@@ -82,7 +85,7 @@ def _fit_quantiser(
     codec: EncodecModel, quantiser: Quantiser, arrays: list[np.ndarray], seed: int
 ) -> list[float]:
     points = []
-    for step in range(40):
+    for step in range(24):
         audio = audio_batch(arrays, seed + 77, step, 16, 100).to(next(codec.parameters()).device)
         points.append(
             codec.encoder(audio[:, None]).transpose(1, 2).reshape(-1, codec.config.hidden_size)
@@ -122,17 +125,19 @@ def train(work: Path, steps: int, minutes: float, seed: int, device: str = "cpu"
         for group in optimizer.param_groups:
             group["lr"] = rate
         audio = audio_batch(arrays, seed, step, BATCH, CROP_FRAMES).to(device)
-        with autocast(device):
+        with autocast(device), torch.set_grad_enabled(not counters["quantised"]):
             latents = codec.encoder(audio[:, None]).float()
-        commitment = latents.new_zeros(())
         if counters["quantised"]:
-            learn = progress < 0.97
-            latents, commitment = quantiser(
-                latents, learn=learn, generator=generator.manual_seed(seed + step)
-            )
+            latents = quantiser(latents)
+        elif progress >= NOISE_FROM:
+            # White noise as strong as quantisation will be, relative to all channels together: what matters
+            # to the ear is then given more variance, which is what k-means preserves.
+            generator.manual_seed(seed + step)
+            noise = torch.randn(latents.shape, generator=generator).to(device)
+            latents = latents + NOISE * latents.detach().pow(2).mean().sqrt() * noise
         with autocast(device):
             made = codec.decoder(latents)[:, 0].float()
-        loss = loss_terms(made, audio, step) + 0.25 * commitment
+        loss = loss_terms(made, audio, step)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(codec.parameters(), CLIP_NORM)
@@ -163,9 +168,12 @@ def train(work: Path, steps: int, minutes: float, seed: int, device: str = "cpu"
 
 
 def load_codec(work: Path, seed: int) -> EncodecModel:
-    """The codec of the newest checkpoint, in evaluation mode."""
-    codec = build_codec(seed)
+    """The codec of the newest checkpoint, with the decoder trained further where there is one; evaluation mode."""
+    codec: Any = build_codec(seed)
     checkpoint.load(work / "codec.safetensors", codec)
+    if (work / "decoder.safetensors").exists():
+        _, averages = checkpoint.load(work / "decoder.safetensors", codec.decoder)
+        codec.decoder.load_state_dict(averages)
     return codec.eval()
 
 

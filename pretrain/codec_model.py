@@ -45,12 +45,11 @@ def build_codec(seed: int) -> EncodecModel:
 
 
 class Quantiser:
-    """Residual vector quantisation over the codec's own buffers: k-means, moving averages, straight-through."""
+    """Residual vector quantisation over the codec's own buffers, fitted by k-means."""
 
-    def __init__(self, codec: EncodecModel, decay: float = 0.99) -> None:
+    def __init__(self, codec: EncodecModel) -> None:
         layers: Any = codec.quantizer.layers
         self.books: list[Any] = [layer.codebook for layer in layers]
-        self.decay = decay
 
     @torch.no_grad()
     def _codes(self, book: Any, points: torch.Tensor) -> torch.Tensor:
@@ -58,7 +57,7 @@ class Quantiser:
         return (embed.pow(2).sum(1) - 2 * points @ embed.t()).argmin(1)
 
     @torch.no_grad()
-    def fit(self, points: torch.Tensor, seed: int, rounds: int = 25) -> list[float]:
+    def fit(self, points: torch.Tensor, seed: int, rounds: int = 15) -> list[float]:
         """Residual k-means on latents [N, 64]; returns the share of variance left after each codebook."""
         generator = torch.Generator().manual_seed(seed)
         total = (points - points.mean(0)).pow(2).sum(1).mean()
@@ -88,39 +87,15 @@ class Quantiser:
             left.append((residual.pow(2).sum(1).mean() / total).item())
         return left
 
-    def __call__(
-        self, latents: torch.Tensor, *, learn: bool, generator: torch.Generator | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Quantised latents [B, 64, T] with straight-through gradient, and the commitment loss (scalar).
-
-        ``learn`` moves the codebooks by exponential averages (van den Oord et al. 2017, appendix A.1).
-        """
-        flat = latents.detach().transpose(1, 2).reshape(-1, latents.shape[1])
-        residual, quantised = flat, torch.zeros_like(flat)
+    @torch.no_grad()
+    def __call__(self, latents: torch.Tensor) -> torch.Tensor:
+        """Quantised latents [B, 64, T]."""
+        residual = latents.transpose(1, 2).reshape(-1, latents.shape[1])
+        quantised = torch.zeros_like(residual)
         for book in self.books:
-            codes = self._codes(book, residual)
-            chosen = book.embed[codes]
-            if learn:
-                counts = torch.bincount(codes, minlength=CODEBOOK_SIZE).float()
-                sums = torch.zeros_like(book.embed_avg).index_add_(0, codes, residual)
-                book.cluster_size.mul_(self.decay).add_(counts, alpha=1 - self.decay)
-                book.embed_avg.mul_(self.decay).add_(sums, alpha=1 - self.decay)
-                # A code hardly used any more restarts at a point of this batch.
-                dead = book.cluster_size < 0.02
-                if dead.any():
-                    picks = torch.randint(
-                        len(residual), (int(dead.sum()),), generator=generator
-                    ).to(dead.device)
-                    book.embed_avg[dead] = residual[picks]
-                    book.cluster_size[dead] = 1.0
-                book.embed.copy_(book.embed_avg / book.cluster_size.clamp_min(1e-5)[:, None])
-            residual = residual - chosen
-            quantised = quantised + chosen
-        target = quantised.view(latents.shape[0], -1, latents.shape[1]).transpose(1, 2)
-        commitment = (latents - target).pow(2).mean() / latents.detach().pow(2).mean().clamp_min(
-            1e-4
-        )
-        return latents + (target - latents).detach(), commitment
+            chosen = book.embed[self._codes(book, residual)]
+            residual, quantised = residual - chosen, quantised + chosen
+        return quantised.view(latents.shape[0], -1, latents.shape[1]).transpose(1, 2)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pretrain import codec, demo_clips, export, lm, render
+from pretrain import codec, decoder, demo_clips, export, lm, render
 from pretrain.common import log, parser, set_up
 
 
@@ -27,6 +27,8 @@ def main() -> None:
         "--steps", type=int, default=8000, help="steps of the language model; raise to go on"
     )
     p.add_argument("--minutes", type=float, default=600.0, help="the same as training time")
+    p.add_argument("--decoder-steps", type=int, default=3000)
+    p.add_argument("--decoder-minutes", type=float, default=600.0)
     p.add_argument(
         "--out", type=Path, default=None, help="data folder, default WORK/pocket (musicgen/, demo/)"
     )
@@ -44,6 +46,8 @@ def main() -> None:
     export.write_folder(model, args.work, out / "musicgen", state)
     log("stage: language model")
     lm.train(args.work, args.steps, args.minutes, args.seed, out / "musicgen", args.device)
+    log("stage: decoder")
+    decoder.train(args.work, args.decoder_steps, args.decoder_minutes, args.seed, args.device)
     model, state = export.trained_model(args.work, args.seed)
     export.write_folder(model, args.work, out / "musicgen", state)
     export.verify(out / "musicgen")

@@ -53,7 +53,9 @@ def spectral_loss(made: torch.Tensor, real: torch.Tensor, floor: float = 1e-4) -
         log_term = functional.l1_loss((mel_a + floor).log10(), (mel_b + floor).log10())
         # Added, not clamped: a clamp gives no gradient while the output is silent, and the codec stands still.
         # Frobenius ratio: insensitive to loudness, dominated by what is loud.
-        convergence = (a - b).norm(dim=(1, 2)) / b.norm(dim=(1, 2)).clamp_min(1e-2)
+        # Floored at a share of the batch's mean, or silent crops would own the gradient.
+        size = b.norm(dim=(1, 2))
+        convergence = (a - b).norm(dim=(1, 2)) / size.clamp_min(0.3 * size.mean())
         total = total + log_term + 0.5 * convergence.mean()
     return total / len(SCALES)
 
