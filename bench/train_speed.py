@@ -87,6 +87,8 @@ def heat(field: list[Contestant], geometry: str, steps: int, rounds: int) -> lis
         one.start()
         one.until("ready")
     print(f"timing {geometry}: {', '.join(one.name for one in field)}", flush=True)
+    for one in field:
+        one.turn()
     for number in range(rounds):
         seconds = dict.fromkeys(range(len(field)), 0.0)
         for step in range(steps):

@@ -44,7 +44,7 @@ def trained_model(work: Path, seed: int) -> tuple[MusicgenForConditionalGenerati
     codec = load_codec(work, seed) if has_codec else None
     model = build_model(seed, codec)
     if not (work / "lm.safetensors").exists():
-        return model, "codec in training, language model random" if has_codec else "random weights"
+        return model, "codec trained, language model random" if has_codec else "random weights"
     counters, averages = checkpoint.load(work / "lm.safetensors", model)
     missing = model.load_state_dict(averages, strict=False)
     assert not missing.unexpected_keys

@@ -105,8 +105,8 @@ def build_model(seed: int, codec: EncodecModel | None = None) -> MusicgenForCond
     settings = model.generation_config
     settings.decoder_start_token_id = settings.bos_token_id = settings.pad_token_id = PAD_CODE
     settings.guidance_scale, settings.do_sample = GUIDANCE, True
-    # The start token and the delay of the last codebook come on top of the frames.
-    settings.max_length = FULL_FRAMES + N_CODEBOOKS
+    # The delay of the last codebook comes on top of the frames.
+    settings.max_length = FULL_FRAMES + N_CODEBOOKS - 1
     return model
 
 

@@ -81,11 +81,11 @@ class Running:
 
     def end(self) -> Done:
         """Wait for it."""
-        self.process.join(120)
+        self.process.join(280)
         if self.process.exitcode is None:
             self.process.kill()
             self.process.join()
-            raise AssertionError("still running after two minutes")
+            raise AssertionError("still running")
         code = self.process.exitcode
         out, err = (
             (Path(self._folder.name) / name).read_text() if code is not None else ""

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 from pretrain.compose import theory
 from pretrain.compose.caption import Labels, captions
+from pretrain.compose.phrases import RHYTHMS
 from pretrain.compose.styles import (
     HELD_OUT_LEAD,
     HELD_OUT_STYLE,
     LEADS,
-    RHYTHMS,
     STYLES,
     Lead,
     Style,

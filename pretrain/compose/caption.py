@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from pretrain.compose.styles import MOOD_WORDS
+from pretrain.compose.phrases import MOOD_WORDS
 
 CAPTIONS_PER_CLIP = 4
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -55,7 +57,7 @@ def test_sites_lead_to_linears_of_the_stated_width(bundle: Bundle):
     assert bundle.sites
     for site in bundle.sites:
         assert site.role in ROLES
-        component = bundle.components[site.component]
+        component: Any = bundle.components[site.component]
         if site.role in ("self_attention", "cross_attention", "feed_forward"):
             assert component.get_submodule(site.output).weight.shape[0] == site.width
             for path in site.inputs.values():

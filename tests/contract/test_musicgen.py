@@ -31,7 +31,7 @@ def saved(folder: Path, channels: int) -> Any:
     return load(find_base(str(save_base(folder, seed=3, channels=channels))))
 
 
-def plain(folder: Path) -> MusicgenForConditionalGeneration:
+def plain(folder: Path) -> Any:
     model = MusicgenForConditionalGeneration.from_pretrained(folder)
     return model.eval()
 
@@ -41,7 +41,7 @@ def plain(folder: Path) -> MusicgenForConditionalGeneration:
 
 @CHANNELS
 def test_the_delay_pattern_is_that_of_transformers(channels: int):
-    bundle = tiny(0, channels=channels)
+    bundle: Any = tiny(0, channels=channels)
     decoder = bundle.module.model.decoder
     codes = torch.randint(0, 32, (2, 4 * channels, 11))
     shifts = delays(4 * channels, channels)
@@ -102,7 +102,7 @@ def slow_loss(bundle: Any, codes: torch.Tensor, text: Any, dropped: bool) -> lis
 @CHANNELS
 @pytest.mark.parametrize("dropped", [False, True])
 def test_the_loss_is_the_slow_reference(channels: int, dropped: bool):
-    bundle = tiny(0, channels=channels)
+    bundle: Any = tiny(0, channels=channels)
     bundle.module.eval()
     clips = mixed(bundle)
     batch = bundle.collate(clips, [1, 2, 3], drop=float(dropped))
@@ -119,7 +119,7 @@ def test_the_loss_is_the_slow_reference(channels: int, dropped: bool):
 
 def test_the_loss_starts_near_chance():
     """Σ of a model that knows nothing is log V a code; a label leak would show as less."""
-    bundle = tiny(0)
+    bundle: Any = tiny(0)
     with torch.no_grad():
         for head in bundle.module.model.decoder.lm_heads:
             head.weight.zero_()
@@ -129,7 +129,7 @@ def test_the_loss_starts_near_chance():
 
 
 def test_cached_text_states_equal_live_ones():
-    bundle = tiny(0)
+    bundle: Any = tiny(0)
     batch = bundle.collate(mixed(bundle), [1, 2, 3])
     bundle.module.eval()
     cached = bundle.module(batch)
@@ -148,7 +148,7 @@ def test_cached_text_states_equal_live_ones():
 
 @CHANNELS
 def test_a_row_without_text_agrees_step_by_step_and_is_finite(channels: int):
-    bundle = tiny(0, channels=channels)
+    bundle: Any = tiny(0, channels=channels)
     bundle.module.eval()
     clip = example(bundle, 0.5, "gone")
     batch = bundle.collate([clip], [0], drop=1.0)
@@ -161,7 +161,7 @@ def test_a_row_without_text_agrees_step_by_step_and_is_finite(channels: int):
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_greedy_generation_is_what_the_loss_in_one_pass_ranks_first(channels: int, guidance: float):
     """The unconditional row of guidance is the row whose caption was dropped in training."""
-    bundle = tiny(0, channels=channels)
+    bundle: Any = tiny(0, channels=channels)
     bundle.module.eval()
     prompts = ["short", "a prompt of many more letters"]
     settings = GenerationSettings(guidance=guidance, temperature=0.0)
@@ -244,7 +244,7 @@ def test_encoding_is_that_of_transformers(channels: int, tmp_path: Path):
 
 
 def test_a_mono_sound_is_taken_for_both_sides_of_a_stereo_base():
-    bundle = tiny(0, channels=2)
+    bundle: Any = tiny(0, channels=2)
     codes = bundle.encode_audio(noise(tiny(0), 0.4, 1))
     assert torch.equal(codes[0::2], codes[1::2])
 
@@ -281,7 +281,7 @@ def test_plain_peft_opens_an_adapter(options: dict[str, Any], tmp_path: Path):
 
 
 def test_strength_is_linear_in_the_weights():
-    bundle = tiny(0)
+    bundle: Any = tiny(0)
     config = lora.Config(rank=4, alpha=6.0, targets=("q", "up", "down"))
     paths = lora.target_paths(bundle, config)["decoder"]
     base = {path: _weight(bundle, path).clone() for path in paths}
@@ -301,7 +301,7 @@ def _weight(bundle: Any, path: str) -> torch.Tensor:
 
 @pytest.mark.parametrize(("rslora", "scale"), [(False, 12 / 9), (True, 4.0)])
 def test_delta_is_the_effect_of_the_live_adapter(rslora: bool, scale: float):
-    bundle = tiny(0)
+    bundle: Any = tiny(0)
     config = lora.Config(rank=9, alpha=12.0, rslora=rslora, targets=("q",))
     assert config.scale == pytest.approx(scale)
     adapter = shaken(lora.attach(bundle, config), size=0.2)
@@ -329,7 +329,7 @@ def test_parameters_of_a_square_linear():
 
 
 def test_parameters_are_the_sum_over_linears():
-    bundle = tiny(0)
+    bundle: Any = tiny(0)
     config = lora.Config(rank=4, targets=("q", "o", "up", "down"))
     # Two layers: two attentions' q and o (32+32 each), up (32+64) and down (64+32).
     wanted = 2 * 4 * (2 * 2 * (32 + 32) + 2 * (32 + 64))
@@ -338,7 +338,7 @@ def test_parameters_are_the_sum_over_linears():
 
 
 def test_full_at_half_strength_is_half_way(tmp_path: Path):
-    bundle = tiny(0)
+    bundle: Any = tiny(0)
     adapter = full.attach(bundle, full.Config())
     before = {name: p.detach().clone() for name, p in adapter.parameters().items()}
     overfit(bundle, adapter, example(bundle, 0.3), lr=1e-2, steps=3, limit_s=1e9, target=-1.0)

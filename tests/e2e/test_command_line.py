@@ -142,7 +142,7 @@ def test_mistakes_are_one_line_and_a_mend(run: Path, tiny_base: Path, other_base
 
 
 def test_the_self_test_passes_on_a_sound_base(tiny_base: Path):
-    done = cli("selftest", "--base", tiny_base, "--seconds", 60)
+    done = cli("selftest", "--base", tiny_base, "--seconds", 250)
     assert done.code == 0, done.out + done.err
     assert "FAIL" not in done.out
     assert "regenerated" in done.out

@@ -27,9 +27,9 @@ class _FrozenHeads(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         rows, codebooks = labels.shape
-        losses = hidden.new_zeros((rows, codebooks), dtype=torch.float32)
+        losses = hidden.new_empty((rows, codebooks), dtype=torch.float32)
         slopes = (
-            hidden.new_zeros((rows, codebooks, hidden.shape[-1]))
+            hidden.new_empty((rows, codebooks, hidden.shape[-1]))
             if ctx.needs_input_grad[0]
             else None
         )
@@ -37,11 +37,14 @@ class _FrozenHeads(torch.autograd.Function):
             part = slice(start, min(start + _ROWS, rows))
             target, wanted = labels[part].clamp(min=0), labels[part] != IGNORE
             logits = torch.einsum("nd,kvd->nkv", hidden[part], weight).float()
-            log_z = torch.logsumexp(logits, dim=-1)
             hit = logits.gather(-1, target[..., None])[..., 0]
-            losses[part] = (log_z - hit) * wanted
+            # logsumexp by hand: its exponentials, taken once, are the softmax's too.
+            top = logits.amax(dim=-1, keepdim=True)
+            exponentials = logits.sub_(top).exp_()
+            mass = exponentials.sum(dim=-1, keepdim=True)
+            losses[part] = ((mass.log() + top)[..., 0] - hit) * wanted
             if slopes is not None:
-                probabilities = logits.sub_(log_z[..., None]).exp_()
+                probabilities = exponentials.div_(mass)
                 probabilities.scatter_add_(-1, target[..., None], -torch.ones_like(hit)[..., None])
                 probabilities.mul_(wanted[..., None])
                 slopes[part] = torch.einsum("nkv,kvd->nkd", probabilities.to(weight.dtype), weight)

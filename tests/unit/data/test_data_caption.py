@@ -44,7 +44,7 @@ def test_lyrics_are_no_caption_of_a_recording_named_lyrics(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "data, reason",
+    ("data", "reason"),
     [
         (b"x" * 10_000_000, "64 KiB"),
         (b"\xff\xfa\x00", "UTF-8"),
@@ -106,7 +106,7 @@ def test_trigger_once(folder):
 
 
 @pytest.mark.parametrize(
-    "stem, text",
+    ("stem", "text"),
     [
         ("03 - solo_trumpetTake2", "solo trumpet Take2"),
         ("1_7", "1 7"),

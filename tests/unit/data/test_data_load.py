@@ -56,10 +56,10 @@ def test_ours_refuses_torn_metadata(tmp_path):
     lines = table.read_text().splitlines()
     for broken in (
         lines[:-1],
-        lines[:-1] + ["{"],
-        lines[:-1] + ['{"file_name": "../x"}'],
-        lines[:-1] + ['{"file_name": "nowhere.flac"}'],
-        lines[:-1] + [json.dumps({"file_name": json.loads(lines[-1])["file_name"]})],
+        [*lines[:-1], "{"],
+        [*lines[:-1], '{"file_name": "../x"}'],
+        [*lines[:-1], '{"file_name": "nowhere.flac"}'],
+        [*lines[:-1], json.dumps({"file_name": json.loads(lines[-1])["file_name"]})],
     ):
         table.write_text("\n".join(broken))
         with pytest.raises(UserError, match="prepare") as caught:

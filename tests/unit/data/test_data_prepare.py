@@ -241,7 +241,7 @@ def test_the_old_data_set_comes_back_after_a_kill_between_the_renames(src, tmp_p
 
 
 @pytest.mark.parametrize(
-    "workers, what, count",
+    ("workers", "what", "count"),
     [
         (0, "progress", 9),
         (1, "progress", 12),

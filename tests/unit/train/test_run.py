@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -451,9 +450,7 @@ def test_two_processes_do_not_train_in_one_folder(settings: Settings, tmp_path: 
 
     (tmp_path / "run").mkdir()
     ready, leave = CONTEXT.Event(), CONTEXT.Event()
-    other: multiprocessing.process.BaseProcess = CONTEXT.Process(
-        target=_hold, args=(str(tmp_path / "run"), ready, leave)
-    )
+    other = CONTEXT.Process(target=_hold, args=(str(tmp_path / "run"), ready, leave))
     other.start()
     try:
         assert ready.wait(60)

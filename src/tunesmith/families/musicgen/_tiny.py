@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -11,7 +12,6 @@ from tokenizers.pre_tokenizers import Split
 from tokenizers.processors import TemplateProcessing
 from transformers import (
     EncodecConfig,
-    EncodecModel,
     MusicgenConfig,
     MusicgenDecoderConfig,
     MusicgenForConditionalGeneration,
@@ -78,7 +78,7 @@ def tiny_model(seed: int = 0, channels: int = 1) -> MusicgenForConditionalGenera
     """The plain library's model with random weights, drawn from ``seed`` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = MusicgenForConditionalGeneration(tiny_config(channels))
+        model: Any = MusicgenForConditionalGeneration(tiny_config(channels))
         _fit_codebooks(model.audio_encoder)
         with torch.no_grad():
             for head in model.decoder.lm_heads:
@@ -88,7 +88,7 @@ def tiny_model(seed: int = 0, channels: int = 1) -> MusicgenForConditionalGenera
 
 
 @torch.no_grad()
-def _fit_codebooks(codec: EncodecModel) -> None:
+def _fit_codebooks(codec: Any) -> None:
     """Take the codes from latents of noise, so that a busy sound has busy codes.
 
     Codebooks are zeros in a new model, and the latents of a random encoder hardly move around
@@ -106,7 +106,7 @@ def _fit_codebooks(codec: EncodecModel) -> None:
 def tiny_bundle(seed: int = 0, *, channels: int = 1) -> MusicgenBundle:
     """A :class:`MusicgenBundle` around :func:`tiny_model`."""
     model = tiny_model(seed, channels)
-    codec = copy.deepcopy(model.audio_encoder)
+    codec: Any = copy.deepcopy(model.audio_encoder)
     return MusicgenBundle(
         model.requires_grad_(False),
         byte_tokenizer(),

@@ -41,12 +41,13 @@ class MusicgenBundle(Bundle):
     """
 
     family = "musicgen"
+    module: MusicgenLoss
 
     def __init__(
         self,
         model: MusicgenForConditionalGeneration,
         tokenizer: Any,
-        load_codec: Callable[[], EncodecModel],
+        load_codec: Callable[[], Any],
         *,
         name: str,
         base_hash: str,
@@ -55,9 +56,9 @@ class MusicgenBundle(Bundle):
         licence: str,
         max_s: float,
     ) -> None:
-        self._codec: EncodecModel | None = model.audio_encoder
+        self._codec: Any = model.audio_encoder
         self._load_codec = load_codec
-        self._codec_config = model.config.audio_encoder
+        self._codec_config: Any = model.config.audio_encoder
         model.audio_encoder = None  # type: ignore[assignment]
         self.module = MusicgenLoss(model)
         self.tokenizer = tokenizer
@@ -90,11 +91,12 @@ class MusicgenBundle(Bundle):
         return self._text_hash
 
     @property
-    def codec(self) -> EncodecModel:
+    def codec(self) -> Any:
         """The codec, loaded if it is not there."""
         if self._codec is None:
-            self._codec = self._load_codec().to(self.device)
-        return self._codec.eval()  # type: ignore[union-attr]
+            self._codec = self._load_codec()
+            self._codec.to(self.device)
+        return self._codec.eval()
 
     def release_codec(self) -> None:
         self._codec = None
@@ -213,7 +215,7 @@ class MusicgenBundle(Bundle):
             getattr(decoder, f"{word}_checkpointing_disable")()
 
 
-def _sites(model: MusicgenForConditionalGeneration) -> tuple[Site, ...]:
+def _sites(model: Any) -> tuple[Site, ...]:
     width = int(model.decoder.config.hidden_size)
     found: list[Site] = []
     attentions: tuple[tuple[Role, str], ...] = (
@@ -250,7 +252,7 @@ def _quiet() -> Iterator[None]:
 def _load_model(base: Base, device: Any, dtype: Any) -> MusicgenForConditionalGeneration:
     try:
         with _quiet():
-            model, report = MusicgenForConditionalGeneration.from_pretrained(
+            loaded: Any = MusicgenForConditionalGeneration.from_pretrained(
                 base.path,
                 dtype=dtype or torch.float32,
                 output_loading_info=True,
@@ -261,6 +263,7 @@ def _load_model(base: Base, device: Any, dtype: Any) -> MusicgenForConditionalGe
         raise UserError(
             f"base '{base.name}' does not load ({first})", "download it again"
         ) from error
+    model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise UserError(
             f"base '{base.name}' lacks {len(missing)} tensors ({missing[0]} ...)",
@@ -292,11 +295,12 @@ def load(base: Base, *, device: Any = "cpu", dtype: Any = None) -> MusicgenBundl
             "text_hash": hashlib.sha256(text.encode()).hexdigest(),
         }
 
-    def load_codec() -> EncodecModel:
+    def load_codec() -> Any:
         with _quiet():
+            config: Any = MusicgenConfig.from_pretrained(base.path)
             return EncodecModel.from_pretrained(
                 base.path,
-                config=MusicgenConfig.from_pretrained(base.path).audio_encoder,
+                config=config.audio_encoder,
                 dtype=torch.float32,
                 key_mapping={r"^audio_encoder\.": ""},
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,8 +25,8 @@ class MusicgenLoss(LossModule):
 
     def __init__(self, model: MusicgenForConditionalGeneration) -> None:
         super().__init__()
-        self.model = model
-        decoder = model.decoder.config
+        self.model: Any = model  # its parts are modules to a type checker, and no more
+        decoder = self.model.decoder.config
         self.shifts = delays(decoder.num_codebooks, decoder.audio_channels)
         self.pad = int(decoder.pad_token_id)
 
