@@ -142,7 +142,7 @@ class Turns:
         self._begin = time.perf_counter()
 
     def finish(self, **values: Any) -> None:
-        from tunesmith.train.hardware import peak_memory_bytes
+        from tunesmith.training.hardware import peak_memory_bytes
 
         self.say(peak_bytes=peak_memory_bytes(DEVICE), **values)
 
@@ -152,10 +152,10 @@ def run_tunesmith(args: argparse.Namespace, turns: Turns) -> None:
     from tunesmith.config import TrainConfig
     from tunesmith.families.musicgen.bundle import MusicgenBundle
     from tunesmith.methods import lora
-    from tunesmith.train.checkpoint import Checkpoints
-    from tunesmith.train.hardware import choose_dtype
-    from tunesmith.train.log import MetricLog
-    from tunesmith.train.loop import Intervals, Loop, Sets
+    from tunesmith.training.checkpoint import Checkpoints
+    from tunesmith.training.hardware import choose_dtype
+    from tunesmith.training.log import MetricLog
+    from tunesmith.training.loop import Intervals, Loop, Sets
     from tunesmith.types import Example
 
     model, tokenizer = build(args.geometry)

@@ -19,10 +19,10 @@ from typing import Any
 import tunesmith.cli
 import tunesmith.data
 import tunesmith.report.run
-import tunesmith.train.checkpoint as checkpoint
-import tunesmith.train.run as run
-from tunesmith.train.loop import Loop
-from tunesmith.train.preview import Previewer
+import tunesmith.training.checkpoint as checkpoint
+import tunesmith.training.run as run
+from tunesmith.training.loop import Loop
+from tunesmith.training.preview import Previewer
 
 STAGES = (
     "half of the weights",

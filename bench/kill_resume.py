@@ -185,7 +185,7 @@ def next_batch(victim: Victim, step: int) -> str:
     from tunesmith.data.encode import encode
     from tunesmith.data.load import load_dataset
     from tunesmith.families import find_base, load
-    from tunesmith.train.sampler import Sampler, stable_seed
+    from tunesmith.training.sampler import Sampler, stable_seed
 
     config = yaml.safe_load((victim.run / "config.yaml").read_text())
     train, seed = config["train"], config["seed"]

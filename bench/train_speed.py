@@ -164,7 +164,7 @@ def main() -> None:
     if args.quick:
         measure("micro", 16, 2, 2)
         return
-    from tunesmith.train.hardware import best_device, choose_dtype
+    from tunesmith.training.hardware import best_device, choose_dtype
 
     device = best_device()
     auto = str(choose_dtype("auto", device)).removeprefix("torch.")

@@ -81,7 +81,7 @@ def train(work: Path, steps: int, minutes: float, seed: int, device: str = "cpu"
     last_save = before = time.monotonic()
     while True:
         step = int(counters["step"])
-        progress = max(step / steps, counters["trained_s"] / (60 * minutes))
+        progress = max(step / steps, counters["trained_s"] / max(60 * minutes, 1e-9))
         if progress >= 1:
             break
         fall = 1.0 if progress < COOL_FROM else (1 - progress) / (1 - COOL_FROM)

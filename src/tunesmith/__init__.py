@@ -28,6 +28,5 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from tunesmith import api
 
-        # Importing it put the folder `train` here, which may be called like the function.
-        return globals().get(name, getattr(api, name))
+        return getattr(api, name)
     raise AttributeError(f"module 'tunesmith' has no attribute '{name}'")

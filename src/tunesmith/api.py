@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tunesmith.config import load_config
 from tunesmith.data.prepare import prepare
 from tunesmith.families import base_limits, find_base
 from tunesmith.families import load as load_base
@@ -14,8 +15,9 @@ from tunesmith.formats.adapter import find_adapter, load_adapter
 from tunesmith.formats.sound import write_sound as _write_sound
 from tunesmith.methods._adapter import Adapter
 from tunesmith.tasks.generate import Take, generate
-from tunesmith.train.hardware import best_device
-from tunesmith.train.start import train
+from tunesmith.training.hardware import best_device
+from tunesmith.training.run import Result
+from tunesmith.training.run import train as run_training
 from tunesmith.types import Audio, GenerationSettings
 
 
@@ -23,6 +25,40 @@ def limits(base: str) -> dict[str, Any]:
     """What :func:`prepare` has to know of a base: its rate, channels and longest clip."""
     sample_rate_hz, channels, max_s = base_limits(base)
     return {"sample_rate_hz": sample_rate_hz, "channels": channels, "base_max_s": max_s}
+
+
+def train(
+    config: str | Path | None = None,
+    *,
+    base: str | None = None,
+    method: str | dict[str, Any] | None = None,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    settings: dict[str, Any] | None = None,
+    resume: bool = False,
+) -> Result:
+    """Train an adapter.
+
+    Args:
+        config: a YAML file; what is given beside it wins.
+        base: the base's name.
+        method: a method's name, or ``{"name": "lora", "rank": 32}``.
+        data: a prepared folder.
+        out: the run's folder.
+        settings: further settings by dotted key: ``{"train.lr": 5e-5}``.
+        resume: go on with the run in ``out``.
+
+    Raises:
+        tunesmith.errors.UserError: with what is wrong and how to mend it.
+    """
+    given = dict(settings or {}) | {
+        "base": base,
+        "method": method,
+        "data": str(data) if data is not None else None,
+        "out": str(out) if out is not None else None,
+    }
+    loaded = load_config(Path(config) if config is not None else None, given)
+    return run_training(loaded, resume=resume)
 
 
 class Model:

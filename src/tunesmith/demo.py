@@ -28,10 +28,10 @@ from tunesmith.report.page import Measure, Row, Section, Track, write_report
 from tunesmith.report.run import run_report
 from tunesmith.report.verdict import Pair
 from tunesmith.tasks.generate import Take, generate
-from tunesmith.train.hardware import best_device
-from tunesmith.train.log import read_metrics
-from tunesmith.train.run import train
-from tunesmith.train.signals import StopFlag
+from tunesmith.training.hardware import best_device
+from tunesmith.training.log import read_metrics
+from tunesmith.training.run import train
+from tunesmith.training.signals import StopFlag
 from tunesmith.types import Audio, Clip
 
 CLIPS = EMBEDDED["pocket"].parent / "demo"

@@ -15,8 +15,8 @@ from tunesmith.errors import UserError
 from tunesmith.families._bundle import Bundle
 from tunesmith.formats.adapter import load_adapter, read_card, save_adapter
 from tunesmith.methods._adapter import Adapter
-from tunesmith.train.loop import total_loss
-from tunesmith.train.selftest import overfit
+from tunesmith.training.loop import total_loss
+from tunesmith.training.selftest import overfit
 from tunesmith.types import GenerationSettings
 
 DETAILS = {"step": 1, "steps": 1, "metrics": {}}

@@ -21,7 +21,7 @@ from tunesmith.families.musicgen.decode import stepwise_difference
 from tunesmith.families.musicgen.delay import apply_delay, delays, undo_delay
 from tunesmith.formats.adapter import load_adapter, save_adapter
 from tunesmith.methods import full, lora
-from tunesmith.train.selftest import overfit
+from tunesmith.training.selftest import overfit
 from tunesmith.types import GenerationSettings
 
 CHANNELS = pytest.mark.parametrize("channels", [1, 2])

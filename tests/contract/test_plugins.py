@@ -16,8 +16,8 @@ from tunesmith.config import load_config
 from tunesmith.families import find_base, load
 from tunesmith.formats.adapter import load_adapter
 from tunesmith.tasks.generate import generate
-from tunesmith.train.run import train
-from tunesmith.train.signals import StopFlag
+from tunesmith.training.run import train
+from tunesmith.training.signals import StopFlag
 
 METHOD = '''
 """Trains one number a layer: the gain of each attention's output."""

@@ -12,14 +12,14 @@ from cells import Cell, same_bits
 from tiny import write_data
 
 import tunesmith.families
-import tunesmith.train.run as run_module
+import tunesmith.training.run as run_module
 from tunesmith.config import load_config
 from tunesmith.errors import Stopped
 from tunesmith.families import Base
 from tunesmith.formats.adapter import load_adapter, read_card
 from tunesmith.registry import plugin
-from tunesmith.train.checkpoint import Checkpoints
-from tunesmith.train.signals import StopFlag
+from tunesmith.training.checkpoint import Checkpoints
+from tunesmith.training.signals import StopFlag
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ class RunDisplay:
         self._progress.update(self._task, completed=done, note=note)
 
     def __call__(self, kind: str, values: Mapping[str, Any]) -> None:
-        """Show one event of :func:`tunesmith.train.run.train`."""
+        """Show one event of :func:`tunesmith.training.run.train`."""
         if kind == "encode":
             self._bar("encoding", values["done"], values["total"])
         elif kind == "resumed" and values["from"]:

@@ -20,7 +20,7 @@ def demo(
     """Adapt the embedded base to a style it has never heard; report.html shows what that did."""
     from tunesmith.cli._progress import RunDisplay
     from tunesmith.demo import demo as run
-    from tunesmith.train.signals import StopFlag
+    from tunesmith.training.signals import StopFlag
 
     with StopFlag() as stop, RunDisplay() as display:
         result = run(out, steps=steps, seed=seed, stop=stop, on_event=display)

@@ -63,7 +63,7 @@ def generate(
     from tunesmith.formats.sound import write_sound
     from tunesmith.tasks.generate import check_duration
     from tunesmith.tasks.generate import generate as run
-    from tunesmith.train.signals import StopFlag
+    from tunesmith.training.signals import StopFlag
     from tunesmith.types import GenerationSettings
 
     model = open_model(base, adapter)

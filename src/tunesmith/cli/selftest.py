@@ -17,9 +17,9 @@ def selftest(
 ) -> None:
     """Check a base on this machine: overfit one clip, regenerate it, print speed and memory."""
     from tunesmith.families import find_base, load
-    from tunesmith.train.hardware import best_device
-    from tunesmith.train.selftest import selftest as run
-    from tunesmith.train.signals import StopFlag
+    from tunesmith.training.hardware import best_device
+    from tunesmith.training.selftest import selftest as run
+    from tunesmith.training.signals import StopFlag
 
     found = find_base(base)
     typer.echo(f"{found.name}: {found.family.name}, licence of the weights {found.licence}")

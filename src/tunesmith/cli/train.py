@@ -78,14 +78,14 @@ def train(
     loaded = load_config(file, settings, overrides, recipe_file(recipe) if recipe else None)
 
     if dry_run:
-        from tunesmith.train.plan import dry_run as plan
+        from tunesmith.training.plan import dry_run as plan
 
         typer.echo(plan(loaded))
         return
 
     from tunesmith.cli._progress import RunDisplay
     from tunesmith.report.run import report_on_run
-    from tunesmith.train.run import train as run
+    from tunesmith.training.run import train as run
 
     with RunDisplay() as display:
         try:

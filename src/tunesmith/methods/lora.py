@@ -87,6 +87,12 @@ def target_paths(bundle: Bundle, config: Config) -> dict[str, list[str]]:
     return {component: paths for component, paths in found.items() if paths}
 
 
+def _shape(bundle: Bundle, component: str, path: str) -> tuple[int, int]:
+    """``(d, k)`` of a linear."""
+    weight: Any = bundle.components[component].get_submodule(path).weight
+    return int(weight.shape[0]), int(weight.shape[1])
+
+
 def check(bundle: Bundle, config: Config) -> list[Fault]:
     """What is wrong with these settings on this base."""
     faults = []
@@ -113,11 +119,7 @@ def check(bundle: Bundle, config: Config) -> list[Fault]:
         faults.append(
             Fault("method.targets", "no linear of this base is chosen", "usual: [q, k, v]")
         )
-    sizes = {
-        min(bundle.components[part].get_submodule(path).weight.shape): path
-        for part, some in paths.items()
-        for path in some
-    }
+    sizes = {min(_shape(bundle, part, path)): path for part, some in paths.items() for path in some}
     if sizes and config.rank > min(sizes):
         smallest = min(sizes)
         faults.append(
@@ -245,7 +247,7 @@ def parameter_count(bundle: Bundle, config: Config) -> int:
     total = 0
     for component, paths in target_paths(bundle, config).items():
         for path in paths:
-            rows, columns = bundle.components[component].get_submodule(path).weight.shape
+            rows, columns = _shape(bundle, component, path)
             total += config.rank * (rows + columns) + (rows if config.dora else 0)
     return total
 

@@ -21,7 +21,7 @@ from tunesmith.report.page import (
     write_report,
 )
 from tunesmith.report.verdict import Pair, judge
-from tunesmith.train.log import read_metrics
+from tunesmith.training.log import read_metrics
 
 
 def report_on_run(folder: Path) -> Path:

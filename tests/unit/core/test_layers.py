@@ -22,7 +22,7 @@ LAYERS = [
     ["config"],
     ["data"],
     ["formats"],
-    ["train"],
+    ["training"],
     ["listen", "report"],
     ["demo", "api"],
     ["serve"],
@@ -89,7 +89,7 @@ def test_no_family_and_no_method_is_named_where_all_are_meant():
     """The loop, the data room and the formats work for every family and method."""
     names = [path.stem for path in (ROOT / "methods").glob("[a-z]*.py")]
     names += [path.name for path in (ROOT / "families").iterdir() if path.name[0] not in "_."]
-    for folder in ("train", "data", "formats", "config", "tasks"):
+    for folder in ("training", "data", "formats", "config", "tasks"):
         files = [ROOT / f"{folder}.py"] if folder == "config" else (ROOT / folder).glob("*.py")
         for path in files:
             for line, module in imports(path):

@@ -161,7 +161,7 @@ def test_public_names_can_be_imported():
         _ = tunesmith.nothing  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("first", ["tunesmith.train", "tunesmith.train.run", "tunesmith.api"])
+@pytest.mark.parametrize("first", ["tunesmith.training", "tunesmith.training.run", "tunesmith.api"])
 def test_train_can_be_called_whatever_was_imported_first(first: str):
     """A function and a folder share the name."""
     code = (

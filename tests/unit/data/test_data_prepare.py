@@ -149,7 +149,7 @@ def test_nothing_usable_is_one_line(tmp_path):
     with pytest.raises(UserError, match="no recordings"):
         prepare(tmp_path / "s", tmp_path / "d")
     write(tmp_path / "s" / "x.wav", 1.0)
-    with pytest.raises(UserError, match="1.00 s long") as caught:
+    with pytest.raises(UserError, match=r"1\.00 s long") as caught:
         prepare(tmp_path / "s", tmp_path / "d", workers=0)
     assert "\n" not in str(caught.value) and not (tmp_path / "d").exists()
 

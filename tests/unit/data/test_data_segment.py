@@ -57,7 +57,9 @@ def test_without_pauses_clips_are_long():
     assert [len(p.samples) / RATE_HZ for p in pieces(samples, 10, 30)] == [30, 30]
 
 
-@pytest.mark.parametrize(("total_s", "count"), [(30.0, 1), (30.5, 2), (39.9, 2), (45.0, 2), (61.0, 3)])
+@pytest.mark.parametrize(
+    ("total_s", "count"), [(30.0, 1), (30.5, 2), (39.9, 2), (45.0, 2), (61.0, 3)]
+)
 def test_the_rest_is_shared_out(total_s, count):
     got = pieces(tone(total_s), 10, 30)
     assert len(got) == count and not any(piece.reason for piece in got)

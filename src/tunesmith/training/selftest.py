@@ -16,8 +16,8 @@ import torch
 from tunesmith.families._bundle import Bundle
 from tunesmith.methods._adapter import Adapter
 from tunesmith.registry import plugin
-from tunesmith.train.hardware import free_memory_bytes, peak_memory_bytes
-from tunesmith.train.loop import own_randomness, seed_everything, total_loss
+from tunesmith.training.hardware import free_memory_bytes, peak_memory_bytes
+from tunesmith.training.loop import own_randomness, seed_everything, total_loss
 from tunesmith.types import Audio, Example, GenerationSettings
 
 

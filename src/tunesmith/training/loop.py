@@ -23,10 +23,15 @@ from tunesmith.config import TrainConfig
 from tunesmith.errors import Diverged, Stopped
 from tunesmith.families._bundle import Bundle
 from tunesmith.methods._adapter import Adapter
-from tunesmith.train.checkpoint import Checkpoints, Snapshot, optimizer_tensors, restore_optimizer
-from tunesmith.train.log import MetricLog
-from tunesmith.train.sampler import Sampler, stable_seed
-from tunesmith.train.schedule import learning_rate
+from tunesmith.training.checkpoint import (
+    Checkpoints,
+    Snapshot,
+    optimizer_tensors,
+    restore_optimizer,
+)
+from tunesmith.training.log import MetricLog
+from tunesmith.training.sampler import Sampler, stable_seed
+from tunesmith.training.schedule import learning_rate
 from tunesmith.types import Batch, Example, Loss
 
 

@@ -26,13 +26,13 @@ from tunesmith.families._bundle import Bundle
 from tunesmith.formats.adapter import check_base, find_adapter, read_state
 from tunesmith.methods._adapter import Adapter
 from tunesmith.registry import plugin
-from tunesmith.train.checkpoint import Checkpoints, is_full_disk
-from tunesmith.train.hardware import best_device, choose_dtype, device_name, peak_memory_bytes
-from tunesmith.train.log import MetricLog, check_trackers
-from tunesmith.train.loop import Intervals, Loop, Sets, State, own_randomness
-from tunesmith.train.outcome import finish, run_facts
-from tunesmith.train.preview import Previewer
-from tunesmith.train.signals import StopFlag
+from tunesmith.training.checkpoint import Checkpoints, is_full_disk
+from tunesmith.training.hardware import best_device, choose_dtype, device_name, peak_memory_bytes
+from tunesmith.training.log import MetricLog, check_trackers
+from tunesmith.training.loop import Intervals, Loop, Sets, State, own_randomness
+from tunesmith.training.outcome import finish, run_facts
+from tunesmith.training.preview import Previewer
+from tunesmith.training.signals import StopFlag
 from tunesmith.types import Clip, GenerationSettings
 
 OnEvent = Callable[[str, Mapping[str, Any]], None]

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from tunesmith.config import RunConfig, TrainConfig
-from tunesmith.train.run import intervals
-from tunesmith.train.schedule import learning_rate, warmup_steps
+from tunesmith.training.run import intervals
+from tunesmith.training.schedule import learning_rate, warmup_steps
 
 
 def make(**changes: object) -> TrainConfig:

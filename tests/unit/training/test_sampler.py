@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.train.sampler import Sampler, stable_seed
+from tunesmith.training.sampler import Sampler, stable_seed
 
 LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=60)
 
@@ -80,7 +80,7 @@ def test_stable_seeds():
     assert len({stable_seed(a, b) for a in range(30) for b in range(30)}) == 900
     assert stable_seed(1, 11) != stable_seed(11, 1)
     assert all(0 <= stable_seed(n) < 2**63 for n in range(200))
-    code = "from tunesmith.train.sampler import stable_seed; print(stable_seed('clip', 3, 0.5))"
+    code = "from tunesmith.training.sampler import stable_seed; print(stable_seed('clip', 3, 0.5))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert int(done.stdout) == stable_seed("clip", 3, 0.5)
 

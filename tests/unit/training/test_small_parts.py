@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import tunesmith.train.hardware as hardware
+import tunesmith.training.hardware as hardware
 from tunesmith.errors import Stopped, UserError
-from tunesmith.train.hardware import choose_dtype, free_memory_bytes, peak_memory_bytes
-from tunesmith.train.log import MetricLog, check_trackers, read_metrics
-from tunesmith.train.signals import StopFlag
+from tunesmith.training.hardware import choose_dtype, free_memory_bytes, peak_memory_bytes
+from tunesmith.training.log import MetricLog, check_trackers, read_metrics
+from tunesmith.training.signals import StopFlag
 
 CPU = torch.device("cpu")
 

@@ -15,8 +15,8 @@ from tunesmith.config import Loaded, dump
 from tunesmith.families._bundle import Bundle
 from tunesmith.formats.adapter import save_adapter
 from tunesmith.formats.card import model_card
-from tunesmith.train.hardware import device_name
-from tunesmith.train.loop import Loop
+from tunesmith.training.hardware import device_name
+from tunesmith.training.loop import Loop
 from tunesmith.types import Clip
 
 _PACKAGES = (

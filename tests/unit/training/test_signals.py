@@ -13,7 +13,7 @@ from procs import Running, SignalAt, SignalIn, cli
 from safetensors.torch import load_file
 from tiny import write_data
 
-from tunesmith.train.log import read_metrics
+from tunesmith.training.log import read_metrics
 
 STEPS = 8
 
@@ -87,13 +87,15 @@ def resume(folder: Path) -> None:
 MOMENTS = {
     "encoding": SignalAt("encode", signal.SIGTERM, count=2),
     "validation of step 0": SignalIn(
-        "tunesmith.train.loop", "Loop._forward", signal.SIGINT, count=1
+        "tunesmith.training.loop", "Loop._forward", signal.SIGINT, count=1
     ),
-    "preview of step 0": SignalIn("tunesmith.train.preview", "generate", signal.SIGTERM),
+    "preview of step 0": SignalIn("tunesmith.training.preview", "generate", signal.SIGTERM),
     "first step": SignalAt("train", signal.SIGINT, step=1),
-    "later validation": SignalIn("tunesmith.train.loop", "Loop.evaluate", signal.SIGTERM, count=3),
-    "later preview": SignalIn("tunesmith.train.preview", "generate", signal.SIGINT, count=4),
-    "a checkpoint": SignalIn("tunesmith.train.checkpoint", "flush", signal.SIGTERM, count=9),
+    "later validation": SignalIn(
+        "tunesmith.training.loop", "Loop.evaluate", signal.SIGTERM, count=3
+    ),
+    "later preview": SignalIn("tunesmith.training.preview", "generate", signal.SIGINT, count=4),
+    "a checkpoint": SignalIn("tunesmith.training.checkpoint", "flush", signal.SIGTERM, count=9),
 }
 
 
@@ -125,10 +127,10 @@ def test_a_signal_saves_and_the_run_goes_on(
 def _moments() -> list[Any]:
     draw = random.Random(7)
     found: list[Any] = [
-        SignalIn("tunesmith.train.checkpoint", name, signal.SIGKILL, count=draw.randint(4, 12))
+        SignalIn("tunesmith.training.checkpoint", name, signal.SIGKILL, count=draw.randint(4, 12))
         for name in ("save_file", "flush")
     ]
-    found.append(SignalIn("tunesmith.train.checkpoint", "Checkpoints._prune", signal.SIGKILL, 4))
+    found.append(SignalIn("tunesmith.training.checkpoint", "Checkpoints._prune", signal.SIGKILL, 4))
     found.append(SignalIn("tunesmith.formats.adapter", "save_adapter", signal.SIGKILL))
     return found
 
@@ -138,7 +140,7 @@ def test_a_kill_while_files_are_written_costs_nothing(
     trap: SignalIn, words: list[str], whole: Any, tmp_path: Path
 ):
     if trap.name == "save_adapter":
-        trap = SignalIn("tunesmith.train.outcome", "save_adapter", trap.number)
+        trap = SignalIn("tunesmith.training.outcome", "save_adapter", trap.number)
     done = cli(*words, "--out", tmp_path / "run", before=trap)
     assert done.code == -signal.SIGKILL
     resume(tmp_path / "run")
@@ -165,7 +167,7 @@ def test_kills_at_random_moments_cost_nothing(words: list[str], whole: Any, tmp_
 
 def test_a_second_signal_does_not_wait():
     """Whoever presses Ctrl-C twice means it."""
-    from tunesmith.train.signals import StopFlag
+    from tunesmith.training.signals import StopFlag
 
     before = signal.getsignal(signal.SIGINT)
     with StopFlag() as stop:

@@ -7,14 +7,15 @@ this machine multiplies.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tunesmith.config import Loaded
 from tunesmith.data.load import load_dataset
 from tunesmith.families import find_base, skeleton, weight_files
 from tunesmith.families._bundle import Bundle
 from tunesmith.registry import plugin
-from tunesmith.train.hardware import best_device, choose_dtype, free_memory_bytes, products_per_s
-from tunesmith.train.run import intervals
+from tunesmith.training.hardware import best_device, choose_dtype, free_memory_bytes, products_per_s
+from tunesmith.training.run import intervals
 
 _RUNTIME_BYTES = 450e6  # Python, torch and transformers themselves, on the CPU
 _EFFICIENCY = 0.45  # of the measured rate of large products, in a whole training step
@@ -28,8 +29,8 @@ def _activation_bytes(bundle: Bundle, tokens: float, bytes_each: int) -> float:
         if site.role in ("self_attention", "cross_attention"):
             total += 6 * site.width
         elif site.role == "feed_forward":
-            inner = bundle.components[site.component].get_submodule(site.output).weight.shape[1]
-            total += 2 * site.width + 2 * inner
+            down: Any = bundle.components[site.component].get_submodule(site.output)
+            total += 2 * site.width + 2 * int(down.weight.shape[1])
     return tokens * total * bytes_each
 
 

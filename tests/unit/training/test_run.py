@@ -18,13 +18,13 @@ from tunesmith.config import load_config
 from tunesmith.errors import Diverged, ResourceError, Stopped, UserError
 from tunesmith.families import find_base, load
 from tunesmith.formats.adapter import load_adapter, read_card, read_state
-from tunesmith.train import checkpoint
-from tunesmith.train import run as run_module
-from tunesmith.train.checkpoint import Checkpoints
-from tunesmith.train.log import read_metrics
-from tunesmith.train.loop import Loop
-from tunesmith.train.run import Result
-from tunesmith.train.signals import StopFlag
+from tunesmith.training import checkpoint
+from tunesmith.training import run as run_module
+from tunesmith.training.checkpoint import Checkpoints
+from tunesmith.training.log import read_metrics
+from tunesmith.training.loop import Loop
+from tunesmith.training.run import Result
+from tunesmith.training.signals import StopFlag
 
 Settings = Callable[..., dict[str, Any]]
 
@@ -438,7 +438,7 @@ def test_init_from_refuses_what_does_not_fit(settings: Settings, tmp_path: Path,
 
 
 def _hold(folder: str, ready: Any, leave: Any) -> None:
-    from tunesmith.train.run import _locked
+    from tunesmith.training.run import _locked
 
     with _locked(Path(folder)):
         ready.set()

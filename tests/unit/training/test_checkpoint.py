@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-import tunesmith.train.checkpoint as checkpoint
+import tunesmith.training.checkpoint as checkpoint
 from tunesmith.errors import ResourceError, UserError
-from tunesmith.train.checkpoint import (
+from tunesmith.training.checkpoint import (
     Checkpoints,
     Snapshot,
     optimizer_tensors,
