@@ -98,7 +98,7 @@ def clips(geometry: str, count: int, vocabulary: int, text_size: int) -> list[di
 def chosen(
     batches: Sequence[Sequence[int]], lengths: Sequence[int], steps: int, rounds: int
 ) -> list[list[int]]:
-    """The longest batch and another to warm up, then ``rounds`` times the same ``steps`` of an epoch's batches.
+    """Two batches to warm up, ``rounds`` times the same ``steps`` batches of an epoch, one to end.
 
     An epoch of hundreds of clips takes too long; batches at even ranks of padded length stand for
     it with less chance than its first few would.
@@ -107,7 +107,8 @@ def chosen(
     ranked = sorted(whole, key=lambda batch: max(lengths[i] for i in batch))
     spread = [ranked[int((k + 0.5) * len(ranked) / steps)] for k in range(steps)]
     # One more step untimed: what waited through the others' warm-up has gone cold.
-    return [ranked[-1], spread[0], *(spread * rounds)]
+    # And one at the end, so that nobody's farewell falls into the last timed turns.
+    return [ranked[-1], spread[0], *(spread * rounds), spread[0]]
 
 
 def padding(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> float:
@@ -191,7 +192,7 @@ def run_tunesmith(args: argparse.Namespace, turns: Turns) -> None:
 
     lengths = [row["length"] for row in rows]
     batch = GEOMETRIES[args.geometry]["batch"]
-    total = 2 + args.steps * args.rounds
+    total = 3 + args.steps * args.rounds
     train = TrainConfig(lr=LEARNING_RATE, batch_size=batch, steps=total)  # type: ignore[call-arg]
     never = 10**9
 
@@ -321,7 +322,7 @@ def run_trainer(args: argparse.Namespace, turns: Turns) -> None:
         arguments = TrainingArguments(
             folder,
             per_device_train_batch_size=batch,
-            max_steps=2 + args.steps * args.rounds,
+            max_steps=3 + args.steps * args.rounds,
             learning_rate=LEARNING_RATE,
             train_sampling_strategy="group_by_length" if args.grouped else "random",
             bf16=args.dtype == "bfloat16",

@@ -63,6 +63,7 @@ class Contestant:
         return float(self.until("seconds"))
 
     def finish(self) -> None:
+        self.turn()
         self.until("peak_bytes")
         self.process.communicate()
 
