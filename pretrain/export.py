@@ -32,7 +32,12 @@ _NOTES: dict[str, Any] = {
     "max_s": 10.0,
     "licence": "Apache-2.0",
     "defaults": {
-        "lora": {"train.lr": 1e-3, "train.steps": 300, "train.batch_size": 8},
+        "lora": {
+            "train.lr": 1e-3,
+            "train.steps": 120,
+            "train.batch_size": 8,
+            "method.targets": ["q", "k", "v", "o", "up", "down"],
+        },
         "full": {"train.lr": 1e-4, "train.epochs": 10, "train.batch_size": 8},
     },
 }
