@@ -101,7 +101,7 @@ def _weigh(loss: int | None, sound: int | None) -> tuple[Word, str]:
     if -1 in (loss, sound):
         return "worse", "The adapted model is further from your recordings than the one before."
     if 1 in (loss, sound):
-        if loss is None:
+        if sound == 1 and loss != 1:
             return "better", "What it generates has moved closer to your recordings."
         if sound == 1:
             return "better", "The model has moved closer to your recordings, by both measures."

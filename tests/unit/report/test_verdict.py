@@ -100,3 +100,12 @@ def test_zero_before_is_no_division() -> None:
 )
 def test_numbers_read_plainly(value: Any, text: str) -> None:
     assert plain(value) == text
+
+
+def test_both_measures_are_named_only_when_both_moved() -> None:
+    kad = Pair(17.5, 12.3)
+    same = judge(valid=Pair(4.44, 4.41), kad=kad, kad_p=0.006)
+    both = judge(valid=Pair(4.44, 4.01), kad=kad, kad_p=0.006)
+    assert (same.word, both.word) == ("better", "better")
+    assert "both" in both.headline
+    assert "both" not in same.headline
