@@ -17,6 +17,7 @@ SCRIPTS = (
     "prepare",
     "peft_opens",
     "train_speed",
+    "contract",
     "small_geometry",
     "kill_resume",
     "demo",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -393,7 +393,7 @@ def _groups(names: Mapping[str, nn.Parameter], decay: float) -> list[dict[str, A
     return [group for group in groups if group["params"]]
 
 
-def _sum_counts(counts: Iterator[Mapping[str, Tensor]] | Any) -> dict[str, Tensor]:
+def _sum_counts(counts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     total: dict[str, Tensor] = {}
     for one in counts:
         for name, count in one.items():
