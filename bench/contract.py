@@ -18,7 +18,7 @@ def main() -> None:
     args = parser(__doc__).parse_args()
     what = ["tests/contract/test_families.py"] if args.quick else ["tests/contract"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "2", "--dist", "worksteal", "-q", *what],
+        [sys.executable, "-m", "pytest", "-n", "2", "--dist", "worksteal", *what],
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
