@@ -77,13 +77,15 @@ def to_midi(pieces: list[Composition]) -> mido.MidiFile:
     return file
 
 
-def synthesise(midi: mido.MidiFile, length_s: float) -> np.ndarray | None:
-    """Mono float32 [T] at 16 kHz, or None where fluidsynth ran away (it now and then never ends)."""
+def synthesise(
+    midi: mido.MidiFile, length_s: float, rate_hz: int = SAMPLE_RATE_HZ
+) -> np.ndarray | None:
+    """Stereo float32 [T, 2], or None where fluidsynth ran away (it now and then never ends)."""
     with tempfile.TemporaryDirectory() as folder:
         score, sound = Path(folder) / "score.mid", Path(folder) / "sound.wav"
         midi.save(score)
         # The quarter gigabyte is for what the synthesiser itself lays down while it loads the sound font.
-        limit_bytes = 250_000_000 + int((length_s + 60) * SAMPLE_RATE_HZ * 4)
+        limit_bytes = 250_000_000 + int((length_s + 60) * rate_hz * 4)
 
         def limit() -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
@@ -93,7 +95,7 @@ def synthesise(midi: mido.MidiFile, length_s: float) -> np.ndarray | None:
             "-ni",
             "-q",
             "-r",
-            str(SAMPLE_RATE_HZ),
+            str(rate_hz),
             "-g",
             "0.5",
             "-R",
@@ -115,8 +117,8 @@ def synthesise(midi: mido.MidiFile, length_s: float) -> np.ndarray | None:
         if done.returncode != 0 or not sound.exists():
             return None
         audio, rate = sf.read(sound, dtype="float32", always_2d=True)
-        assert rate == SAMPLE_RATE_HZ
-        return audio.mean(axis=1)
+        assert rate == rate_hz
+        return audio
 
 
 def level(audio: np.ndarray, seed: int) -> np.ndarray:
@@ -130,6 +132,7 @@ def level(audio: np.ndarray, seed: int) -> np.ndarray:
 def render(pieces: list[Composition]) -> tuple[np.ndarray, list[Composition]]:
     """Int16 [N, 160000] and the pieces that sounded; halves a batch whose render ran away, then skips."""
     audio = synthesise(to_midi(pieces), len(pieces) * SLOT_S)
+    audio = None if audio is None else audio.mean(axis=1)
     slot = int(SLOT_S * SAMPLE_RATE_HZ)
     if audio is None or len(audio) < (len(pieces) - 1) * slot + CLIP_SAMPLES:
         if len(pieces) == 1:

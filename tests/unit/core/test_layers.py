@@ -16,7 +16,8 @@ ROOT = Path(tunesmith.__file__).parent
 LAYERS = [
     ["types", "errors"],
     ["registry", "config_source"],
-    ["objectives", "metrics"],
+    ["analysis", "objectives", "metrics"],
+    ["captioners"],
     ["families"],
     ["methods", "tasks"],
     ["config"],
