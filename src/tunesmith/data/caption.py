@@ -1,21 +1,25 @@
-"""What each recording sounds like: from sidecar files, metadata tables, or its name.
+"""What each recording sounds like: from sidecar files, metadata tables, tags, or its name.
 
-First found, first taken: ``x.caption.txt``, ``x.txt``, a row of ``metadata.csv`` or
-``metadata.jsonl`` (Hugging Face AudioFolder), the text given for the whole folder, the file's name
-turned into words. ``x.lyrics.txt`` is lyrics, and never a caption. What cannot be used is said in
-one line, and the next source is asked.
+First found, first taken: ``x.caption.txt``, ``x.txt``, ``x.json`` (as MusicGen's data sets have
+it), a row of ``metadata.csv`` or ``metadata.jsonl`` (Hugging Face AudioFolder), the text given for
+the whole folder, the tags in the file, the file's name turned into words. ``x.lyrics.txt`` is
+lyrics, and never a caption. What cannot be used is said in one line, and the next source is asked.
 """
 
 from __future__ import annotations
 
+import errno
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tunesmith.data.sources import Source
+from tunesmith.data import tags
+from tunesmith.data.sources import Source, shown
 from tunesmith.data.tables import (
+    CAPTION_COLUMNS,
     TABLES,
     TEXT_BYTES,
     Row,
@@ -24,6 +28,14 @@ from tunesmith.data.tables import (
     one_line,
     read_table,
 )
+
+CONFIDENCE = {"sidecar": 1.0, "metadata": 1.0, "given": 1.0, "tags": 0.7, "name": 0.2}
+"""How far each source is to be believed."""
+
+_VARIANTS = 20  # captions of one recording that are kept besides the first
+_FAULTS = 5  # rows of one table that are named
+# Of the file that the sidecar was written for, not of its sound, and wrong once it is cut.
+_OF_THE_FILE = frozenset({"sample_rate", "file_extension", "duration", "captions", "lyrics"})
 
 
 class _Unusable(Exception):
@@ -36,12 +48,25 @@ class Caption:
 
     Attributes:
         text: one line.
-        source: ``sidecar``, ``metadata``, ``given`` or ``name``.
+        source: ``sidecar``, ``metadata``, ``given``, ``tags`` or ``name``.
         extra: lyrics, and further columns of the metadata.
+        confidence: 0 to 1: 1 for what somebody wrote about this sound, 0.7 for tags, 0.2 for a name.
+        variants: further texts for the same sound.
     """
 
     text: str
     source: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    confidence: float = 1.0
+    variants: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Json:
+    """What ``x.json`` says: captions (none, one or more), lyrics, other columns."""
+
+    captions: tuple[str, ...] = ()
+    lyrics: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -51,7 +76,8 @@ class Captions:
     Args:
         root: the folder that is prepared; tables above it are not read.
         given: text for every recording that has none of its own.
-        trigger: put before every caption, with a comma, unless the caption has it already.
+        trigger: put before every caption, with a comma, or where it says ``{trigger}``, unless the
+            caption has it already.
 
     Attributes:
         warnings: one line each, growing with every :meth:`of`.
@@ -66,47 +92,93 @@ class Captions:
 
     def of(self, source: Source) -> Caption:
         """The caption of one recording; never fails."""
-        extra: dict[str, Any] = {}
         row = self._row(source)
+        inside = tags.read(source.path)
+        beside = self._json(source)
+        extra: dict[str, Any] = {"lyrics": inside.lyrics} if inside.lyrics else {}
         if row is not None:
             extra.update(extras(row.columns))
-        folder = PurePosixPath(source.name).parent
-        lyrics = self._sidecar(source, folder, ".lyrics.txt", lines=True)
+        extra.update(beside.extra)
+        lyrics = self._sidecar(source, ".lyrics.txt", lines=True) or beside.lyrics
         if lyrics:
             extra["lyrics"] = lyrics
-        text, kind = "", ""
+        texts, kind = self._texts(source, beside, row, inside)
+        first, *others = map(self.triggered, dict.fromkeys(texts))
+        return Caption(first, kind, extra, CONFIDENCE[kind], tuple(others[:_VARIANTS]))
+
+    def _texts(
+        self, source: Source, beside: _Json, row: Row | None, inside: tags.Tags
+    ) -> tuple[Sequence[str], str]:
+        """The captions of the first source that has any, and what source that is."""
         for suffix in (".caption.txt", ".txt"):
             # A recording called x.lyrics.wav must not take x's lyrics for its caption.
-            if not text and not (source.path.stem + suffix).endswith(".lyrics.txt"):
-                text, kind = self._sidecar(source, folder, suffix), "sidecar"
-        if not text and row is not None:
-            text, kind = caption_column(row.columns), "metadata"
-            if not text:
-                self.warnings.append(f"{row.where}: no caption for {source.name}")
-        if not text and self._given:
-            text, kind = self._given, "given"
-        if not text:
-            text, kind = words(source.path.stem), "name"
-        return Caption(self._triggered(text), kind, extra)
+            if (source.path.stem + suffix).endswith(".lyrics.txt"):
+                continue
+            if text := self._sidecar(source, suffix):
+                return [text], "sidecar"
+        if beside.captions:
+            return beside.captions, "sidecar"
+        if row is not None:
+            if text := caption_column(row.columns):
+                return [text, *_texts(row.columns.get("captions"))], "metadata"
+            self.warnings.append(f"{row.where}: no caption for {source.name}")
+        if self._given:
+            return [self._given], "given"
+        if text := tags.caption(inside):
+            return [text], "tags"
+        return [words(source.path.stem)], "name"
 
-    def _triggered(self, text: str) -> str:
+    def triggered(self, text: str) -> str:
+        """A text with the trigger before it, or for ``{trigger}``, unless it has it already."""
         trigger = self._trigger
+        if "{trigger}" in text:
+            gone = text if trigger else re.sub(r"\{trigger\}\s*,?", "", text)
+            text = one_line(gone.replace("{trigger}", trigger)) or text
         if not trigger or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", text):
             return text
         return f"{trigger}, {text}"
 
-    def _sidecar(
-        self, source: Source, folder: PurePosixPath, suffix: str, lines: bool = False
-    ) -> str:
+    def _sidecar(self, source: Source, suffix: str, lines: bool = False) -> str:
+        """The text beside a recording, on one line or with its own; empty if there is none."""
+        text = self._beside(source, suffix)
+        if text is None:
+            return ""
+        text = "\n".join(map(one_line, text.splitlines())).strip() if lines else one_line(text)
+        if not text:
+            self._pass_over(source, suffix, "is empty")
+        return text
+
+    def _json(self, source: Source) -> _Json:
+        text = self._beside(source, ".json")
+        if text is None:
+            return _Json()
+        try:
+            return _parsed(json.loads(text))
+        except (ValueError, RecursionError):
+            self._pass_over(source, ".json", "is no JSON")
+        except _Unusable as error:
+            self._pass_over(source, ".json", str(error))
+        return _Json()
+
+    def _beside(self, source: Source, suffix: str) -> str | None:
         path = source.path.with_name(source.path.stem + suffix)
         try:
-            return _read(path, lines)
+            return _read(path)
         except FileNotFoundError:
-            return ""
+            return None
         except (_Unusable, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            self.warnings.append(f"{folder / path.name}: {reason}; passed over")
-            return ""
+            # The recording's own name fills what a name may be: there can be nothing beside it.
+            if not (isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG):
+                reason = error.strerror if isinstance(error, OSError) else str(error)
+                self._pass_over(source, suffix, reason or "cannot be read")
+            return None
+
+    def _pass_over(self, source: Source, suffix: str, reason: str) -> None:
+        folder = PurePosixPath(source.name).parent
+        name = folder / shown(source.path.stem + suffix)
+        line = f"{name}: {reason}; passed over"
+        if line not in self.warnings:  # x.wav and x.mp3 have the same sidecars
+            self.warnings.append(line)
 
     def _row(self, source: Source) -> Row | None:
         """The row of the nearest table above a recording, as `datasets` chooses it."""
@@ -126,15 +198,29 @@ class Captions:
             path = folder / name
             if not path.is_file():
                 continue
+            faults = 0
             for item in read_table(path):
                 if isinstance(item, str):
-                    self.warnings.append(item)
+                    faults += 1
+                    if faults <= _FAULTS:
+                        self.warnings.append(self._placed(folder, item))
                 else:
                     rows.setdefault(item.file, item)
+            if faults > _FAULTS:
+                more = f"{name}: {faults - _FAULTS} more faulty rows; passed over"
+                self.warnings.append(self._placed(folder, more))
         return rows
 
+    def _placed(self, folder: Path, line: str) -> str:
+        """A line about a table, with the table's place in the folder that is prepared."""
+        try:
+            place = folder.relative_to(self._root)
+        except ValueError:
+            return line
+        return line if place == Path() else f"{shown(place.as_posix())}/{line}"
 
-def _read(path: Path, lines: bool) -> str:
+
+def _read(path: Path) -> str:
     if path.exists() and not path.is_file():
         raise _Unusable("is no file")
     with open(path, "rb") as file:
@@ -148,10 +234,50 @@ def _read(path: Path, lines: bool) -> str:
         raise _Unusable("is not UTF-8 text") from None
     if "\0" in text:
         raise _Unusable("is not text")
-    text = "\n".join(map(one_line, text.splitlines())).strip() if lines else one_line(text)
-    if not text:
-        raise _Unusable("is empty")
     return text
+
+
+def _parsed(value: Any) -> _Json:
+    """What a JSON sidecar says.
+
+    A text is a caption, a list of texts several. In an object the first of ``caption``, ``text``,
+    ``prompt`` and ``description`` that holds text is the caption, and what ``captions`` lists are
+    further ones; without any, genre, keywords, mood and instrument make one.
+
+    Errors: :class:`_Unusable`.
+    """
+    if isinstance(value, (str, list)):
+        captions = _texts(value)
+        if not captions:
+            raise _Unusable("no caption in it")
+        return _Json(captions)
+    if not isinstance(value, dict):
+        raise _Unusable("holds neither text nor an object")
+    columns = {key.strip().lower(): one for key, one in value.items()}
+    named = (_texts(columns.get(name)) for name in CAPTION_COLUMNS)
+    captions = next(filter(None, named), ()) + _texts(columns.get("captions"))
+    if not captions and (text := tags.describe(columns)):
+        captions = (text,)
+    lyrics = columns.get("lyrics")
+    lines = lyrics.splitlines() if isinstance(lyrics, str) else []
+    rest = {
+        key: ", ".join(_texts(one)) if isinstance(one, list) else one
+        for key, one in extras(value).items()
+        if key.lower() not in (*_OF_THE_FILE, *CAPTION_COLUMNS) and not isinstance(one, dict)
+    }
+    found = _Json(
+        captions,
+        "\n".join(map(one_line, lines)).strip(),
+        {key: one for key, one in rest.items() if one != ""},
+    )
+    if not captions and not found.lyrics:
+        raise _Unusable("no caption in it")
+    return found
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    values = value if isinstance(value, list) else [value]
+    return tuple(filter(None, (one_line(one) for one in values if isinstance(one, str))))
 
 
 def words(stem: str) -> str:

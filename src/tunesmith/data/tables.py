@@ -25,8 +25,13 @@ OWN_COLUMNS = (
     "duration_s",
     "sha256",
     "caption_source",
+    "caption_confidence",
+    "captions",
+    "variant_of",
 )
 _RESERVED = frozenset({*OWN_COLUMNS, "audio"})
+_COLUMNS = 100  # further columns of a row that are kept
+_DEPTH = 4  # of lists in a column
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,7 @@ def inside(folder: Path, name: str) -> Path | None:
         return None
     try:
         return (folder / relative).resolve()
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, ValueError):  # ValueError: half a surrogate pair, from JSON
         return None
 
 
@@ -140,16 +145,41 @@ def extras(columns: Mapping[str, Any]) -> dict[str, Any]:
     )
     kept: dict[str, Any] = {}
     for key, value in columns.items():
+        name = one_line(key[:100])
         # `datasets` opens every column that ends so as a file.
-        of_file = key.endswith(("file_name", "file_names"))
-        if key == used or key in _RESERVED or of_file or not key.strip():
-            continue
-        if isinstance(value, float) and not math.isfinite(value):
+        of_file = name.endswith(("file_name", "file_names"))
+        if key == used or name in _RESERVED or of_file or not name:
             continue
         if value is None or value == "":
             continue
-        kept[key] = value
+        if len(kept) < _COLUMNS and _plain(value):
+            kept[name] = _text(value) if isinstance(value, str) else value
     return kept
+
+
+def _plain(value: Any, depth: int = _DEPTH) -> bool:
+    """Whether a value can be written again: no NaN, no half characters, not nested without end."""
+    if isinstance(value, str):
+        return len(value) <= TEXT_BYTES
+    if isinstance(value, (list, dict)):
+        inner = list(value) + (list(value.values()) if isinstance(value, dict) else [])
+        # Text inside a list is not cleaned, so it has to be clean.
+        return (
+            depth > 0
+            and len(inner) <= 1000
+            and all(_plain(one, depth - 1) for one in inner)
+            and all(_text(one) == one for one in inner if isinstance(one, str))
+        )
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, int):
+        return -(1 << 63) <= value < 1 << 63
+    return value is None
+
+
+def _text(value: str) -> str:
+    kept = (c for c in value if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs"))
+    return "".join(kept)
 
 
 def one_line(text: str) -> str:

@@ -37,6 +37,108 @@ def test_precedence(folder):
     assert (got.text, got.source) == ("best of all", "sidecar") and not captions.warnings
 
 
+def test_json_sidecars_as_musicgen_has_them(folder):
+    written = {
+        "key": "", "artist": "Nobody", "sample_rate": 48000, "file_extension": "wav",
+        "description": "slow\nblues", "keywords": "guitar, warm", "duration": 15.0, "bpm": 90,
+        "genre": "blues", "instrument": "Mix", "moods": ["calm", "late"], "lyrics": "la\nla",
+    }  # fmt: skip
+    (folder / "song.json").write_text(json.dumps(written))
+    got, captions = caption(folder, given="given")
+    assert (got.text, got.source, got.confidence) == ("slow blues", "sidecar", 1.0)
+    assert got.extra == {
+        "artist": "Nobody", "keywords": "guitar, warm", "bpm": 90, "genre": "blues",
+        "instrument": "Mix", "moods": "calm, late", "lyrics": "la\nla",
+    }  # fmt: skip
+    assert not captions.warnings
+    del written["description"]
+    (folder / "song.json").write_text(json.dumps(written))
+    got, _ = caption(folder)
+    assert got.text == "blues, guitar, warm, calm, late, Mix, 90 bpm"
+    (folder / "song.txt").write_text("plain")
+    got, _ = caption(folder)
+    assert got.text == "plain" and got.extra["bpm"] == 90
+
+
+@pytest.mark.parametrize(
+    ("value", "texts"),
+    [
+        ("one", ["one"]),
+        (["one", "two", 3, "two"], ["one", "two"]),
+        ({"captions": ["one", "two"]}, ["one", "two"]),
+        ({"Caption": "one", "captions": ["two", "one"]}, ["one", "two"]),
+        ({"text": ["one", "two"]}, ["one", "two"]),
+        ({"caption": " ", "prompt": "one"}, ["one"]),
+    ],
+)
+def test_json_captions_and_variants(folder, value, texts):
+    (folder / "song.json").write_text(json.dumps(value))
+    got, captions = caption(folder, trigger="ohwx")
+    assert [got.text, *got.variants] == [f"ohwx, {text}" for text in texts]
+    assert got.source == "sidecar" and not captions.warnings
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"{", "is no JSON"),
+        (b"[" * 60_000, "is no JSON"),
+        (b"42", "neither text"),
+        (b"[]", "no caption"),
+        (b'{"sample_rate": 8000}', "no caption"),
+        (b'"' + b"x" * 100_000 + b'"', "64 KiB"),
+    ],
+)
+def test_useless_json_is_passed_over(folder, data, reason):
+    (folder / "song.json").write_bytes(data)
+    got, captions = caption(folder, given="given")
+    (warning,) = captions.warnings
+    assert got.text == "given" and reason in warning and warning.startswith("song.json: ")
+
+
+def test_tags_come_after_what_was_given(tmp_path):
+    write(tmp_path / "song.mp3", 0.5)
+    path = tmp_path / "song.mp3"
+    frame = b"TCON\0\0\0\5\0\0\0Jazz" + b"USLT\0\0\0\x0a\0\0\0eng\0la\nla"
+    path.write_bytes(b"ID3\3\0\0\0\0\0" + bytes([len(frame)]) + frame + path.read_bytes())
+    got, _ = caption(tmp_path, "song.mp3")
+    assert (got.text, got.source, got.confidence) == ("Jazz", "tags", 0.7)
+    assert got.extra == {"lyrics": "la\nla"}
+    got, _ = caption(tmp_path, "song.mp3", given="given")
+    assert (got.text, got.source, got.extra) == ("given", "given", {"lyrics": "la\nla"})
+
+
+def test_a_name_is_believed_least(folder):
+    assert caption(folder)[0].confidence == 0.2 and caption(folder, given="x")[0].confidence == 1
+
+
+def test_a_name_that_is_full_has_nothing_beside_it(tmp_path):
+    name = "x" * 251 + ".wav"
+    write(tmp_path / "x.wav", 0.1).rename(tmp_path / name)
+    got, captions = caption(tmp_path, name)
+    assert got.source == "name" and not captions.warnings
+
+
+def test_values_that_cannot_be_written_again_are_left_out(folder):
+    big, deep = "1" + "0" * 400, "[" * 300 + "]" * 300
+    row = '{"file_name": "song.wav", "caption": "a\\ud800b", "half": "x\\ud800y", "nan": [NaN], '
+    row += f'"big": {big}, "deep": {deep}, "key\\n": "C", "sha256\\n": "x", "good": [1, "x"], '
+    row += '"captions": ["ab", "c"]}'
+    (folder / "metadata.jsonl").write_text(row)
+    got, captions = caption(folder)
+    assert (got.text, got.source) == ("ab", "metadata") and not captions.warnings
+    assert got.extra == {"half": "xy", "key": "C", "good": [1, "x"]} and got.variants == ("c",)
+
+
+def test_many_faulty_rows_are_counted_and_their_place_is_told(tmp_path):
+    write(tmp_path / "a" / "song.wav", 0.1)
+    (tmp_path / "a" / "metadata.jsonl").write_text("{\n" * 1000)
+    _, captions = caption(tmp_path, "a/song.wav")
+    assert len(captions.warnings) == 6
+    assert captions.warnings[0].startswith("a/metadata.jsonl:1: ")
+    assert "a/metadata.jsonl: 995 more faulty rows" in captions.warnings[-1]
+
+
 def test_lyrics_are_no_caption_of_a_recording_named_lyrics(tmp_path):
     write(tmp_path / "song.lyrics.wav", 0.1)
     (tmp_path / "song.lyrics.txt").write_text("la la")
@@ -103,6 +205,11 @@ def test_trigger_once(folder):
     assert caption(folder, trigger="ohwx")[0].text == "ohwx, a piano"
     (folder / "song.txt").write_text("an ohwx piano")
     assert caption(folder, trigger="ohwx")[0].text == "an ohwx piano"
+    (folder / "song.txt").write_text("a piano in the manner of {trigger}, slow")
+    assert caption(folder, trigger="ohwx")[0].text == "a piano in the manner of ohwx, slow"
+    (folder / "song.txt").write_text("{trigger}, a piano")
+    assert caption(folder, trigger="ohwx")[0].text == "ohwx, a piano"
+    assert caption(folder)[0].text == "a piano"
 
 
 @pytest.mark.parametrize(

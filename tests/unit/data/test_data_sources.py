@@ -6,7 +6,8 @@ import pytest
 import soundfile
 from sounds import RATE_HZ, tone, write
 
-from tunesmith.data.sources import BadRecording, Limits, Recording, find_recordings
+from tunesmith.data.recording import BadRecording, Limits, Recording
+from tunesmith.data.sources import find_recordings
 from tunesmith.errors import UserError
 
 
@@ -86,6 +87,16 @@ def bad(folder, kind):
     elif kind == "truncated flac":
         path = write(folder / "bad.flac", 60.0)
         path.write_bytes(path.read_bytes()[:100_000])
+    elif kind.startswith("truncated"):
+        path = folder / f"bad.{kind.split()[1]}"
+        opus = {"format": "OGG", "subtype": "OPUS"} if path.suffix == ".opus" else {}
+        write(path, 5.0, **opus)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 + 20])
+    elif kind == "hours by its header":
+        path = write(folder / "bad.flac", 1.0)
+        data = bytearray(path.read_bytes())
+        data[22:26] = (25_000 * RATE_HZ).to_bytes(4, "big")
+        path.write_bytes(data)
     elif kind == "fewer frames than declared":
         # STREAMINFO's last 36 bits before the MD5: what a file cut between two frames looks like.
         path = write(folder / "bad.flac", 10.0)
@@ -106,7 +117,12 @@ def bad(folder, kind):
 KINDS = {
     "text": "cannot be decoded",
     "noise": ".",
-    "zip": "cannot be decoded",
+    "zip": "a zip archive, not sound",
+    "truncated wav": r"cut short: 2\.5 of 5\.0 s",
+    "truncated aiff": r"cut short: 2\.5 of 5\.0 s",
+    "truncated ogg": "last page is missing",
+    "truncated opus": "last page is missing",
+    "hours by its header": r"6\.9 hours long by its header",
     "nan": r"15\.000 s is not a number",
     "inf": "is not a number",
     "truncated flac": "cut short|breaks off",
@@ -147,14 +163,14 @@ def test_finding_skips_what_is_no_recording(tmp_path):
         write(tmp_path / name, 0.1)
     (tmp_path / "readme.md").write_text("x")
     (tmp_path / "empty.wav").touch()
-    (tmp_path / "song.m4a").write_bytes(b"x")
+    (tmp_path / "song.MID").write_bytes(b"x")
     os.mkfifo(tmp_path / "pipe.wav")
     found, rejected = find_recordings(tmp_path)
     assert [source.name for source in found] == ["a.wav", "b/2.wav", "notes/y.WAV"]
     reasons = {rejection.file: rejection.reason for rejection in rejected}
     assert "0 bytes" in reasons["empty.wav"]
-    assert "convert" in reasons["song.m4a"]
-    assert "regular" in reasons["pipe.wav"]
+    assert "notes" in reasons["song.MID"]
+    assert "named pipe" in reasons["pipe.wav"]
 
 
 def test_symbolic_link_loops_end_and_real_names_win(tmp_path):
@@ -173,6 +189,54 @@ def test_names_that_are_no_text(tmp_path):
     found, rejected = find_recordings(tmp_path)
     assert not found and "UTF-8" in rejected[0].reason
     rejected[0].file.encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a\nb.wav", "a\\nb.wav"),
+        ("\x1b[31m.wav", "\\x1b[31m.wav"),
+        ("gnp\u202e3pm.wav", "gnp\\u202e3pm.wav"),
+        ("größer 🎺.wav", "größer 🎺.wav"),
+        ("x" * 251 + ".wav", "x" * 251 + ".wav"),
+    ],
+)
+def test_names_stay_on_their_line(tmp_path, name, shown):
+    write(tmp_path / "x.wav", 0.1).rename(tmp_path / name)
+    found, rejected = find_recordings(tmp_path)
+    assert [source.name for source in found] == [shown] and not rejected
+    assert found[0].path.name == name
+
+
+def test_what_may_not_be_read_is_named(tmp_path, monkeypatch):
+    write(tmp_path / "x.wav", 0.1)
+    real = open
+
+    def refuse(path, *rest, **options):  # the tests may run as root, whom no rights stop
+        if str(path).endswith("x.wav"):
+            raise PermissionError(13, "Permission denied")
+        return real(path, *rest, **options)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    found, rejected = find_recordings(tmp_path)
+    assert not found and rejected[0].reason == "cannot be opened: Permission denied"
+    with pytest.raises(BadRecording, match="Permission denied"):
+        Recording(tmp_path / "x.wav")
+
+
+def test_a_wav_from_a_pipe_has_no_length_and_is_taken(tmp_path):
+    path = write(tmp_path / "x.wav", 5.0)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"data") + 4
+    data[at : at + 4] = b"\xff" * 4
+    path.write_bytes(data)
+    assert len(decode(path)[0]) == 5 * RATE_HZ
+
+
+@pytest.mark.parametrize(("suffix", "lossy"), [("wav", 0), ("flac", 0), ("ogg", 1), ("mp3", 1)])
+def test_what_loses_something_says_so(tmp_path, suffix, lossy):
+    with Recording(write(tmp_path / f"x.{suffix}", 1.0), sample_rate_hz=4000) as recording:
+        assert recording.lossy == bool(lossy) and recording.source_rate_hz == RATE_HZ
 
 
 def test_missing_source_is_the_users(tmp_path):
