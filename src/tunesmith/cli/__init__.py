@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import typer
 
+from tunesmith.cli.check import check
 from tunesmith.cli.demo import demo
 from tunesmith.cli.generate import generate
 from tunesmith.cli.ls import ls
@@ -23,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (prepare, train, generate, ls, selftest, demo):
+for verb in (prepare, check, train, generate, ls, selftest, demo):
     app.command(context_settings={"allow_interspersed_args": True})(verb)
 
 

@@ -1,0 +1,127 @@
+"""What is doubtful about a data set as a whole, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tunesmith.data._caption_stats import CaptionStats
+from tunesmith.data.needs import Tally, percent
+from tunesmith.types import Clip
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something doubtful about the whole set, and what to do about it."""
+
+    what: str
+    mend: str = ""
+
+
+def findings(
+    clips: Sequence[Clip],
+    tally: Tally,
+    captions: CaptionStats,
+    described: Mapping[str, Any],
+    leaks: int,
+) -> list[Finding]:
+    """What is doubtful, the gravest first.
+
+    Args:
+        clips: of the set, without variants.
+        tally: what of them counts.
+        captions: their figures.
+        described: ``dataset.json``; empty for a folder from elsewhere.
+        leaks: repeats that stand on the other side of train and valid than what they repeat.
+    """
+    found = []
+    if leaks:
+        found.append(
+            Finding(
+                "1 clip to validate with has the sound of one to train with."
+                if leaks == 1
+                else f"{leaks:,} clips stand in train and valid with the same sound.",
+                "What was trained on cannot validate: keep copies on one side.",
+            )
+        )
+    if captions.contradicting:
+        found.append(
+            Finding(
+                "Some captions contradict what was measured.",
+                "Correct the caption, or the tempo or key that was heard, whichever is wrong.",
+            )
+        )
+    if tally.repeats > 1 and tally.repeats >= 0.02 * tally.clips_all:
+        found.append(
+            Finding(
+                f"{tally.repeats:,} clips repeat the sound of another one.",
+                "They weigh double in training and flatter validation: keep one of each.",
+            )
+        )
+    named = captions.sources.get("name", 0)
+    if named:
+        found.append(
+            Finding(
+                "1 clip is called by the name of its file."
+                if named == 1
+                else f"{named:,} clips are called by the names of their files.",
+                "Put x.txt beside x.wav, or let `tunesmith prepare` write captions.",
+            )
+        )
+    if captions.clips > 1 and captions.distinct == 1:
+        found.append(
+            Finding(
+                "Every clip has the same caption.",
+                "For a trigger word that will do; else say what tells the clips apart.",
+            )
+        )
+    elif captions.same_share > 0.2:
+        found.append(
+            Finding(
+                f"{percent(captions.same_share)} of the clips share their caption with another "
+                "recording.",
+                "Say what tells them apart.",
+            )
+        )
+    if captions.english and captions.weak_share > 0.3:
+        found.append(
+            Finding(
+                f"{percent(captions.weak_share)} of the captions hardly say anything.",
+                "Say what is heard; the emptiest are listed.",
+            )
+        )
+    if not captions.english:
+        found.append(
+            Finding(
+                "The captions do not look English, so what they lack was not judged.",
+                "Base models were mostly trained with English captions.",
+            )
+        )
+    if captions.trigger and captions.trigger_share < 1:
+        found.append(
+            Finding(
+                f"The trigger word {captions.trigger} stands in "
+                f"{percent(captions.trigger_share)} of the captions.",
+                "Put it into all of them, or it is learnt by halves.",
+            )
+        )
+    if captions.low_confidence:
+        found.append(
+            Finding("Some captions come from a source that was unsure.", "Read those first.")
+        )
+    if not any(clip.split == "valid" for clip in clips):
+        found.append(
+            Finding(
+                "Nothing is kept aside to validate with.",
+                "Without it nobody can tell whether training helped.",
+            )
+        )
+    if described and not described.get("rights"):
+        found.append(
+            Finding(
+                "The data set does not say what may be done with the recordings.",
+                "`tunesmith prepare --rights` keeps it with the data.",
+            )
+        )
+    return found
