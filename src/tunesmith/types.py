@@ -64,7 +64,10 @@ class Clip:
         start_s: offset in that recording.
         duration_s: length.
         sha256: hash of the clip's file: the key of every cache.
-        caption_source: where the caption came from (``sidecar``, ``metadata``, ``name`` ...).
+        caption_source: where the caption came from (``sidecar``, ``metadata``, ``facts`` ...).
+        caption_confidence: 0 to 1; 1 for what a person wrote.
+        captions: further captions of the same sound, one of which is drawn each epoch.
+        variant_of: file name of the clip that this one is a varied version of; empty for most.
         extra: further columns (lyrics, bpm, key ...), as they stand in the metadata.
     """
 
@@ -76,6 +79,9 @@ class Clip:
     duration_s: float
     sha256: str
     caption_source: str = "sidecar"
+    caption_confidence: float = 1.0
+    captions: tuple[str, ...] = ()
+    variant_of: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -88,11 +94,13 @@ class Example:
         codes: what the family's codec made of the audio; ``[K, T]`` integer codes or ``[D, T]``
             latents, on the CPU.
         text: what the family's text side made of the caption; tensors without a batch axis.
+        further: the same of the clip's further captions, if it has any.
     """
 
     clip_id: str
     codes: Tensor
     text: Mapping[str, Tensor]
+    further: Sequence[Mapping[str, Tensor]] = ()
 
     @property
     def frames(self) -> int:

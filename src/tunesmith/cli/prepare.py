@@ -31,11 +31,46 @@ def prepare(
     channels: Annotated[
         int | None, typer.Option(help="1 or 2; else the base's, else as recorded.")
     ] = None,
+    beats: Annotated[
+        bool, typer.Option(help="Cut on the beat where a pulse is clear, else in quiet places.")
+    ] = True,
+    normalise: Annotated[
+        float | None,
+        typer.Option(metavar="LUFS", help="Bring clips to this loudness, true peak -1 dBTP."),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FAULT",
+            help="Let clips with this fault in; several times, or all. "
+            "clipping, silence, dc, hum, mono_as_stereo, false_bandwidth, near_duplicate.",
+        ),
+    ] = None,
+    augment: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OPERATION",
+            help="Vary the training clips; several times. gain, pitch, stretch, noise, eq.",
+        ),
+    ] = None,
+    variants: Annotated[
+        int | None, typer.Option(help="Varied versions of each training clip; 2 with --augment.")
+    ] = None,
+    voice: Annotated[
+        bool, typer.Option("--voice", help="The recordings are of a voice: leave its pitch alone.")
+    ] = False,
     trigger: Annotated[
-        str | None, typer.Option(help="A rare word to put before every caption.")
+        str | None,
+        typer.Option(help="A rare word to put before every caption, or for {trigger} in it."),
     ] = None,
     caption: Annotated[
         str | None, typer.Option(help="Caption of the recordings that have none of their own.")
+    ] = None,
+    captioner: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Listens to those without: a hub id, a folder, or clap."
+        ),
     ] = None,
     valid_share: Annotated[
         float, typer.Option(help="Share of the sound kept aside to validate with.")
@@ -46,11 +81,13 @@ def prepare(
     seed: Annotated[int, typer.Option(help="Of the division into train and valid.")] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes; else as many as pay.")] = None,
 ) -> None:
-    """Cut recordings into captioned clips that can be trained on.
+    """Cut recordings into screened, captioned clips that can be trained on.
 
-    Captions are taken from x.caption.txt or x.txt beside x.wav, from metadata.csv or
-    metadata.jsonl, from --caption, or from the file's name. Running again goes on where a run
-    stopped, and does nothing where nothing has changed.
+    Captions are taken from x.caption.txt, x.txt or x.json beside x.wav, from metadata.csv or
+    metadata.jsonl, from --caption, from tags in the file, from --captioner, from what can be
+    measured (tempo, key ...), or from the file's name. What is left out stands with its reason in
+    rejected.jsonl. Running again goes on where a run stopped, and does nothing where nothing has
+    changed.
     """
     from tunesmith.data import prepare as run
 
@@ -70,8 +107,15 @@ def prepare(
             min_s=min_seconds,
             max_s=max_seconds,
             base_max_s=base_max_s,
+            on_beats=beats,
+            normalise_lufs=normalise,
+            keep=keep or (),
+            augment=augment or (),
+            variants=variants,
+            voice=voice,
             trigger=trigger,
             caption=caption,
+            captioner=captioner,
             valid_share=valid_share,
             seed=seed,
             rights=rights,
@@ -96,6 +140,12 @@ def report(summary: PreparedSummary, dest: Path, base: str | None) -> list[str]:
         f"{summary.train} to train ({_length(summary.train_s)}), "
         f"{summary.valid} to validate ({_length(summary.valid_s)})"
     )
+    if summary.variants:
+        lines.append(f"{_count(summary.variants, 'varied version')} of the training clips besides")
+    if summary.faults:
+        found = ", ".join(f"{count} {fault}" for fault, count in summary.faults.items())
+        mend = "--min-seconds" if set(summary.faults) == {"too_short"} else "--keep FAULT"
+        lines.append(f"left out: {found} ({mend} lets them in)")
     lines += [f"warning: {warning}" for warning in summary.warnings[:_SHOWN]]
     if len(summary.warnings) > _SHOWN:
         lines.append(f"... and {len(summary.warnings) - _SHOWN} more warnings in dataset.json")
@@ -105,6 +155,7 @@ def report(summary: PreparedSummary, dest: Path, base: str | None) -> list[str]:
     if summary.rejected > _SHOWN:
         lines.append(f"... and {summary.rejected - _SHOWN} more rejections in rejected.jsonl")
     lines.append(f"Data set: {dest}")
+    lines.append(f"Look at it: tunesmith check {shlex.quote(str(dest))} --method lora")
     name = shlex.quote(base) if base else "BASE"
     lines.append(
         f"Next: tunesmith train --base {name} --method lora "

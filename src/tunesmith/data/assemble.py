@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -10,25 +12,15 @@ from typing import Any, Protocol
 
 from tunesmith.data.audiofolder import StagedClip, build, clip_name
 from tunesmith.data.caption import Caption
-from tunesmith.data.cut import CutRecord, CutSettings
+from tunesmith.data.cut import CutClip, CutRecord
+from tunesmith.data.screen import Kept, Screened
+from tunesmith.data.settings import Settings
 from tunesmith.data.sources import Rejection, Source
 from tunesmith.data.split import SplitPlan
 from tunesmith.errors import UserError
-from tunesmith.types import Clip
+from tunesmith.types import Clip, Split
 
 GAP = "left out: the gap between train and valid in this recording"
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a data set was made with; the arguments of :func:`tunesmith.data.prepare`."""
-
-    cut: CutSettings
-    trigger: str
-    caption: str
-    valid_share: float
-    seed: int
-    rights: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +32,29 @@ class Found:
     caption: Caption
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the stages made; everything by the hash of the recording.
+
+    Attributes:
+        found: the recordings, in order.
+        records: what cutting made of each.
+        screened: which clips were let in.
+        plan: on which side each of these stands.
+        captions: of the clips and variants that have a side, by the staged file's name.
+        refused: recordings that could not be used at all.
+        warnings: one line each.
+    """
+
+    found: Sequence[Found]
+    records: Mapping[str, CutRecord]
+    screened: Screened
+    plan: SplitPlan
+    captions: Mapping[str, Mapping[str, Caption]]
+    refused: Sequence[Rejection]
+    warnings: Sequence[str]
+
+
 class Place(Protocol):
     """Where the staged work is, and where the data set is put together."""
 
@@ -47,95 +62,170 @@ class Place(Protocol):
     built: Path
 
 
-def assemble(
-    place: Place,
-    found: Sequence[Found],
-    records: Mapping[str, CutRecord],
-    plan: SplitPlan,
-    refused: Sequence[Rejection],
-    warnings: Sequence[str],
-    settings: Settings,
-    fingerprint: str,
-) -> None:
+def assemble(place: Place, parts: Parts, settings: Settings, fingerprint: str) -> None:
     """Builds the data set in ``place.built``.
 
-    Errors: :class:`UserError` when no clip is left, with the first reason why.
+    Errors: :class:`UserError` when no clip is left, with the commonest reason why.
     """
-    staged: list[StagedClip] = []
-    rejected = list(refused)
-    turned_down = 0
-    formats: dict[str, int] = {}
-    for item in found:
-        name, record = item.source.name, records[item.sha256]
-        rejected += [Rejection(name, start_s, reason) for start_s, reason in record.rejected]
+    names = _names(parts, settings)
+    staged = [
+        StagedClip(place.path / settings.cut.key(item.sha256) / cut.file, clip, measures)
+        for item in parts.found
+        for cut, clip, measures in _rows(item, parts, names)
+    ]
+    rejected = _rejections(parts)
+    if not staged:
+        raise _nothing_left(rejected, len(parts.found) + len(parts.refused))
+    warnings = [*parts.warnings, *_format_warnings(parts)]
+    description = _description(staged, parts, rejected, warnings, settings, fingerprint)
+    build(place.built, staged, rejected, description)
+
+
+def _sides(item: Found, parts: Parts) -> list[tuple[Kept, Split | None]]:
+    kept = parts.screened.kept[item.sha256]
+    return list(zip(kept, parts.plan.sides[item.sha256], strict=True))
+
+
+def _names(parts: Parts, settings: Settings) -> dict[tuple[str, str], str]:
+    """Where each clip will stand: ``train/x.flac`` by (recording, staged file)."""
+    names = {}
+    for item in parts.found:
         key = settings.cut.key(item.sha256)
-        for index, (cut, side) in enumerate(
-            zip(record.clips, plan.sides[item.sha256], strict=True)
-        ):
-            if side is None:
-                rejected.append(Rejection(name, cut.start_s, GAP))
+        for kept, side in _sides(item, parts):
+            # What was varied must never be validated with.
+            for cut in (kept.clip, *(kept.variants if side == "train" else ())):
+                if side is not None:
+                    name = clip_name(item.source.name, key, cut.file)
+                    names[item.sha256, cut.file] = f"{side}/{name}"
+    return names
+
+
+def _rows(item: Found, parts: Parts, names: Mapping[tuple[str, str], str]):
+    for kept, side in _sides(item, parts):
+        for cut in (kept.clip, *kept.variants):
+            place = names.get((item.sha256, cut.file))
+            if place is None or side is None:
                 continue
-            turned_down += cut.gain_db < 0
-            format_ = f"{cut.sample_rate_hz} Hz, {cut.channels} ch"
-            formats[format_] = formats.get(format_, 0) + 1
+            caption = parts.captions[item.sha256][cut.file]
+            extra = dict(caption.extra)
+            if cut.operations:
+                extra["augmentation"] = json.dumps(dict(cut.operations), sort_keys=True)
+            original = names[item.sha256, cut.variant_of] if cut.variant_of else ""
             clip = Clip(
-                path=Path(side) / clip_name(name, key, index),
-                caption=item.caption.text,
+                path=Path(place),
+                caption=caption.text,
                 split=side,
-                recording=name,
+                recording=item.source.name,
                 start_s=cut.start_s,
                 duration_s=cut.duration_s,
                 sha256=cut.sha256,
-                caption_source=item.caption.source,
-                extra=item.caption.extra,
+                caption_source=caption.source,
+                caption_confidence=caption.confidence,
+                captions=caption.variants,
+                variant_of=original.rpartition("/")[2],
+                extra=extra,
             )
-            staged.append(StagedClip(place.path / key / cut.file, clip))
-    rejected.sort(key=lambda one: (one.file, one.start_s))
-    if not staged:
-        first = f"{rejected[0].file}: {rejected[0].reason}"
-        raise UserError(
-            f"none of {len(found) + len(refused)} recordings gave a clip ({first})",
-            "see the reason; --min-seconds allows shorter clips",
-        )
-    warnings = [*warnings]
-    if turned_down:
+            yield cut, clip, _measures(place, cut, kept, names)
+
+
+def _measures(
+    place: str, cut: CutClip, kept: Kept, names: Mapping[tuple[str, str], str]
+) -> dict[str, Any]:
+    repeats = [
+        {"file": names[one.sha256, one.file], "share": one.share}
+        for one in kept.repeats
+        if (one.sha256, one.file) in names
+    ]
+    return {
+        "file": place,
+        "facts": cut.facts.to_json(),
+        "bandwidth_hz": cut.bandwidth_hz,
+        "gain_db": cut.gain_db,
+        "faults": [asdict(fault) for fault in cut.faults],
+        "repeats": [] if cut.variant_of else repeats,
+        "fingerprint": cut.fingerprint,
+    }
+
+
+def _rejections(parts: Parts) -> list[Rejection]:
+    rejected = list(parts.refused)
+    for item in parts.found:
+        name = item.source.name
+        refused = (*parts.records[item.sha256].refused, *parts.screened.refused[item.sha256])
+        rejected += [
+            Rejection(name, one.start_s, one.reason, one.fault, one.figure, one.unit)
+            for one in refused
+        ]
+        rejected += [
+            Rejection(name, kept.clip.start_s, GAP)
+            for kept, side in _sides(item, parts)
+            if side is None
+        ]
+    return sorted(rejected, key=lambda one: (one.file, one.start_s))
+
+
+def _nothing_left(rejected: Sequence[Rejection], recordings: int) -> UserError:
+    faults = Counter(one.fault for one in rejected)
+    fault, _ = faults.most_common(1)[0]
+    first = next(one for one in rejected if one.fault == fault)
+    if fault == "too_short":
+        mend = "--min-seconds allows shorter clips"
+    elif fault:
+        mend = f"--keep {fault} lets them in"
+    else:
+        mend = "see the reason"
+    return UserError(
+        f"none of {recordings} recordings gave a clip ({first.file}: {first.reason})", mend
+    )
+
+
+def _format_warnings(parts: Parts) -> list[str]:
+    turned_down = 0
+    formats: Counter[str] = Counter()
+    for kept in (one for clips in parts.screened.kept.values() for one in clips):
+        turned_down += kept.clip.gain_db < 0
+        formats[f"{kept.clip.sample_rate_hz} Hz, {kept.clip.channels} ch"] += 1
+    warnings = []
+    if turned_down and not any("brought to" in line for line in parts.warnings):
         warnings.append(f"{turned_down} clips peaked above full scale and were turned down to it")
     if len(formats) > 1:
         listed = "; ".join(f"{count} at {name}" for name, count in sorted(formats.items()))
         warnings.append(f"the clips differ in format ({listed}): name the base, or --sample-rate")
-    description = _description(staged, found, records, rejected, warnings, settings, fingerprint)
-    build(place.built, staged, rejected, description)
+    return warnings
 
 
 def _description(
     staged: Sequence[StagedClip],
-    found: Sequence[Found],
-    records: Mapping[str, CutRecord],
+    parts: Parts,
     rejected: Sequence[Rejection],
     warnings: Sequence[str],
     settings: Settings,
     fingerprint: str,
 ) -> dict[str, Any]:
+    clips = [s.clip for s in staged if not s.clip.variant_of]
     lengths = {
-        side: [s.clip.duration_s for s in staged if s.clip.split == side]
+        side: [clip.duration_s for clip in clips if clip.split == side]
         for side in ("train", "valid")
     }
-    used = {s.clip.recording for s in staged}
     plain = asdict(settings)
     limits = plain["cut"].pop("limits")
+    packages = ("tunesmith", "numpy", "scipy", "soundfile", "soxr")
+    faults = Counter(one.fault for one in rejected if one.fault)
     return {
         "fingerprint": fingerprint,
-        "versions": {name: _version(name) for name in ("tunesmith", "numpy", "soundfile", "soxr")},
+        "versions": {name: _version(name) for name in packages},
         "settings": {**plain.pop("cut"), **plain, "limits": limits},
         "counts": {
-            "recordings": len(used),
-            "clips": len(staged),
+            "recordings": len({clip.recording for clip in clips}),
+            "clips": len(clips),
             "train": len(lengths["train"]),
             "valid": len(lengths["valid"]),
+            "variants": len(staged) - len(clips),
             "rejected": len(rejected),
         },
+        "faults": dict(sorted(faults.items())),
         "seconds": {
-            "recordings": round(sum(records[f.sha256].decoded_s for f in found), 3),
+            "recordings": round(sum(parts.records[f.sha256].decoded_s for f in parts.found), 3),
             "clips": round(sum(map(sum, lengths.values())), 3),
             "train": round(sum(lengths["train"]), 3),
             "valid": round(sum(lengths["valid"]), 3),
@@ -143,7 +233,8 @@ def _description(
         "rights": settings.rights,
         "warnings": list(warnings),
         "sources": [
-            {"name": f.source.name, "sha256": f.sha256, "bytes": f.source.size_bytes} for f in found
+            {"name": f.source.name, "sha256": f.sha256, "bytes": f.source.size_bytes}
+            for f in parts.found
         ],
     }
 

@@ -1,7 +1,7 @@
 """A prepared data set on disk: a Hugging Face AudioFolder.
 
 ``DEST/train/*.flac`` and ``DEST/valid/*.flac``, each with a ``metadata.jsonl``; ``dataset.json``
-says what was done, ``rejected.jsonl`` what was left out.
+says what was done, ``measures.jsonl`` what each clip is like, ``rejected.jsonl`` what was left out.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,7 +28,7 @@ from tunesmith.errors import UserError
 from tunesmith.types import Clip, Split
 
 MADE_BY = "tunesmith prepare"
-FORMAT = 1
+FORMAT = 2
 SPLITS: tuple[Split, ...] = get_args(Split)
 # What Hugging Face `datasets` takes for a split when it stands in a path.
 SPLIT_NAMES: dict[str, Split | None] = {
@@ -37,7 +37,8 @@ SPLIT_NAMES: dict[str, Split | None] = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), None),
 }
 # The encoded clips are cached inside; whoever rebuilds the data set has no use for them.
-_OURS = frozenset({"dataset.json", "rejected.jsonl", ".cache", *SPLITS})
+MEASURES, REJECTED = "measures.jsonl", "rejected.jsonl"
+_OURS = frozenset({"dataset.json", MEASURES, REJECTED, "check.html", ".cache", *SPLITS})
 _JUNK = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
 
@@ -48,13 +49,15 @@ class StagedClip:
     Attributes:
         staged: the file as it stands now.
         clip: its row; ``clip.path`` is ``<split>/<name>``, relative.
+        measures: its row of ``measures.jsonl``.
     """
 
     staged: Path
     clip: Clip
+    measures: Mapping[str, Any]
 
 
-def clip_name(recording: str, key: str, index: int) -> str:
+def clip_name(recording: str, key: str, staged: str) -> str:
     """File name of a clip, the same on every file system.
 
     The recording's own name is in it, unless it holds a word that `datasets` would take for the
@@ -64,7 +67,7 @@ def clip_name(recording: str, key: str, index: int) -> str:
     slug = re.sub(r"[^a-z0-9]+", "_", stem).strip("_")[:40].strip("_")
     if any(word in slug for word in SPLIT_NAMES):
         slug = ""
-    return "-".join(filter(None, [slug, key[:10], f"{index:04d}"])) + ".flac"
+    return "-".join(filter(None, [slug, key[:10], staged]))
 
 
 def columns(clips: Sequence[Clip]) -> list[dict[str, Any]]:
@@ -85,6 +88,8 @@ def columns(clips: Sequence[Clip]) -> list[dict[str, Any]]:
             uniform[name] = str
         if uniform[name] is int and any(abs(clip.extra[name]) >= 1 << 63 for clip in clips):
             uniform[name] = str
+    any_captions = any(clip.captions for clip in clips)
+    any_variants = any(clip.variant_of for clip in clips)
     rows = []
     for clip in clips:
         row: dict[str, Any] = {
@@ -95,7 +100,13 @@ def columns(clips: Sequence[Clip]) -> list[dict[str, Any]]:
             "duration_s": float(clip.duration_s),
             "sha256": clip.sha256,
             "caption_source": clip.caption_source,
+            "caption_confidence": float(clip.caption_confidence),
         }
+        # `datasets` cannot tell the type of a list that is empty everywhere.
+        if any_captions:
+            row["captions"] = [clip.caption, *clip.captions]
+        if any_variants:
+            row["variant_of"] = clip.variant_of
         for name, kind in uniform.items():
             value = clip.extra.get(name, "")
             if kind is str and not isinstance(value, str):
@@ -130,8 +141,8 @@ def build(
             sync_folder(folder / side)
     except OSError as error:
         raise disk_error(error, folder) from error
-    lines = [{"file": r.file, "start_s": float(r.start_s), "reason": r.reason} for r in rejected]
-    write_json_lines(folder / "rejected.jsonl", lines)
+    write_json_lines(folder / MEASURES, [staged.measures for staged in clips])
+    write_json_lines(folder / REJECTED, [asdict(one) for one in rejected])
     sync_folder(folder)
     write_json(folder / "dataset.json", {"made_by": MADE_BY, "format": FORMAT, **description})
     sync_folder(folder)

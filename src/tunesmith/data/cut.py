@@ -1,4 +1,4 @@
-"""One recording becomes clips on disk, and a record of what was done.
+"""One recording becomes clips on disk, measured and screened, and a record of what was done.
 
 The record is written last, after every clip has reached the disk: where it stands, the recording is
 finished, and a run that was killed does not do it again.
@@ -7,26 +7,28 @@ finished, and a run that was killed does not do it again.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import math
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 
+from tunesmith.analysis.facts import SURE_TEMPO, Facts, measure
+from tunesmith.analysis.faults import Fault, bandwidth_hz, find_faults
+from tunesmith.analysis.fingerprint import fingerprint
+from tunesmith.analysis.rhythm import find_beats
 from tunesmith.data.atomic import disk_error, json_line, sync_folder, write_bytes
-from tunesmith.data.segment import Segmenter
-from tunesmith.data.sources import BadRecording, Limits, Recording
+from tunesmith.data.conform import conform, flac, normalising_gain_db
+from tunesmith.data.recording import BadRecording, Limits, Recording
+from tunesmith.data.segment import Piece, Segmenter
+from tunesmith.data.words import facts_follow
 
-PIPELINE = 1
+PIPELINE = 2
 """Raised when the same sound and settings begin to give other clips."""
-
-_FULL_16 = 32767 / 32768
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,10 @@ class CutSettings:
     Attributes:
         sample_rate_hz, channels: of the clips; ``None`` keeps the recording's own.
         min_s, max_s: bounds of a clip.
+        on_beats: cut just before a beat where a pulse is clear.
+        normalise_lufs: loudness that every clip is brought to; ``None`` leaves them as they are.
+        keep: names of faults that do not keep a clip out.
+        variants: further versions of each clip, varied by ``operations`` and drawn from ``seed``.
         limits: what a recording may be.
     """
 
@@ -43,12 +49,27 @@ class CutSettings:
     channels: int | None
     min_s: float
     max_s: float
+    on_beats: bool = True
+    normalise_lufs: float | None = None
+    keep: tuple[str, ...] = ()
+    variants: int = 0
+    operations: tuple[str, ...] = ()
+    seed: int = 0
     limits: Limits = Limits()  # noqa: RUF009 - frozen
 
     def key(self, sha256: str) -> str:
         """Name of a recording's staged work: its content and these settings, hashed."""
         text = json.dumps([PIPELINE, sha256, asdict(self)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> CutSettings:
+        """The settings that :meth:`to_json` wrote."""
+        tuples = {name: tuple(value[name]) for name in ("keep", "operations")}
+        return CutSettings(**{**value, **tuples, "limits": Limits(**value["limits"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +80,14 @@ class CutClip:
         file: name in the recording's staging folder.
         sha256, size_bytes: of that file.
         start_s, duration_s: where it was cut.
-        gain_db: what was taken away so that nothing clips; 0 for most.
+        gain_db: by how much it was turned up or down; 0 for most.
         sample_rate_hz, channels: of the file.
+        facts: what was measured, of the file as it is.
+        bandwidth_hz: where the recording's sound ends here, before any resampling.
+        fingerprint: base64; empty where there is too little to tell it by.
+        faults: those that it is kept in spite of.
+        variant_of: for a varied version, the file that it was made from.
+        operations: what was done to it then.
     """
 
     file: str
@@ -71,6 +98,35 @@ class CutClip:
     gain_db: float
     sample_rate_hz: int
     channels: int
+    facts: Facts
+    bandwidth_hz: float
+    fingerprint: str
+    faults: tuple[Fault, ...] = ()
+    variant_of: str = ""
+    operations: Mapping[str, float] = field(default_factory=dict)
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> CutClip:
+        faults = tuple(Fault(**fault) for fault in value["faults"])
+        return CutClip(**{**value, "facts": Facts.from_json(value["facts"]), "faults": faults})
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A stretch of a recording that became no clip.
+
+    Attributes:
+        start_s: where it begins.
+        reason: one line.
+        fault: short name of the reason; empty where the recording could not be read at all.
+        figure, unit: what was measured; ``None`` where there is nothing to measure.
+    """
+
+    start_s: float
+    reason: str
+    fault: str = ""
+    figure: float | None = None
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,25 +134,43 @@ class CutRecord:
     """What became of one recording.
 
     Attributes:
-        clips: in order.
-        rejected: (start_s, reason) of what became no clip.
+        clips: in order, each followed by its variants.
+        refused: what became no clip.
         decoded_s: how much sound there was.
+        lossy: whether it was stored by a codec that loses something.
     """
 
     clips: tuple[CutClip, ...]
-    rejected: tuple[tuple[float, str], ...]
+    refused: tuple[Refused, ...]
     decoded_s: float
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+    lossy: bool = False
 
     @staticmethod
-    def from_json(value: dict[str, Any]) -> CutRecord:
+    def unusable(reason: str) -> CutRecord:
+        """The record of a recording that gave nothing."""
+        return CutRecord((), (Refused(0.0, reason),), 0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        rows = []
+        for clip in self.clips:
+            row = {name: getattr(clip, name) for name in CutClip.__slots__}
+            row |= {"facts": clip.facts.to_json(), "faults": [asdict(one) for one in clip.faults]}
+            rows.append({**row, "operations": dict(clip.operations)})
+        return {
+            "clips": rows,
+            "refused": [asdict(one) for one in self.refused],
+            "decoded_s": self.decoded_s,
+            "lossy": self.lossy,
+        }
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> CutRecord:
         """Errors: KeyError, TypeError or ValueError for anything but a record."""
         return CutRecord(
-            tuple(CutClip(**clip) for clip in value["clips"]),
-            tuple((float(at), str(reason)) for at, reason in value["rejected"]),
+            tuple(CutClip.from_json(clip) for clip in value["clips"]),
+            tuple(Refused(**one) for one in value["refused"]),
             float(value["decoded_s"]),
+            bool(value["lossy"]),
         )
 
 
@@ -139,85 +213,157 @@ def cut(
     except BadRecording as error:
         for clip in folder.glob("*.flac"):
             clip.unlink()
-        record = CutRecord((), ((0.0, str(error)),), 0.0)
+        record = CutRecord.unusable(str(error))
     sync_folder(folder)
-    write_bytes(folder / "record.json", json_line(record.to_json()).encode())
+    value = record.to_json()
+    write_bytes(folder / "record.json", json_line(value).encode())
     sync_folder(folder)
-    return record
+    # Rounded as it was written: a run that goes on from the file must decide the same.
+    return CutRecord.from_json(value)
 
 
 def _cut(
     path: Path, folder: Path, settings: CutSettings, on_clip: Callable[[float], None]
 ) -> CutRecord:
     clips: list[CutClip] = []
-    rejected: list[tuple[float, str]] = []
-    frames = 0
-    with Recording(
-        path,
-        sample_rate_hz=settings.sample_rate_hz,
-        channels=settings.channels,
-        limits=settings.limits,
-    ) as recording:
+    refused: list[Refused] = []
+    frames = originals = 0
+    with Recording(path, limits=settings.limits) as recording:
         rate = recording.sample_rate_hz
-        segmenter = Segmenter(rate, settings.min_s, settings.max_s)
-
-        def keep(pieces) -> None:
-            nonlocal frames
-            for piece in pieces:
-                frames += len(piece.samples)
+        beats = _beat_times if settings.on_beats else None
+        segmenter = Segmenter(rate, settings.min_s, settings.max_s, beats)
+        for piece in _pieces(recording.blocks(), segmenter):
+            frames += len(piece.samples)
+            faults = _faults(piece, rate, settings)
+            against = [fault for fault in faults if fault.name not in settings.keep]
+            if against:
                 start_s = round(piece.start / rate, 6)
-                if piece.reason:
-                    rejected.append((start_s, piece.reason))
-                    continue
-                name = f"{len(clips):05d}.flac"
-                data, gain_db = flac(piece.samples, rate, recording.bits)
-                write_bytes(folder / name, data)
-                clips.append(
-                    CutClip(
-                        file=name,
-                        sha256=hashlib.sha256(data).hexdigest(),
-                        size_bytes=len(data),
-                        start_s=start_s,
-                        duration_s=round(len(piece.samples) / rate, 6),
-                        gain_db=gain_db,
-                        sample_rate_hz=rate,
-                        channels=recording.channels,
-                    )
-                )
-                on_clip(recording.done)
-
-        for block in recording.blocks():
-            keep(segmenter.push(block))
-        keep(segmenter.finish())
-    return CutRecord(tuple(clips), tuple(rejected), frames / rate)
+                refused += [Refused(start_s, f.reason, f.name, f.figure, f.unit) for f in against]
+                continue
+            made = _clips(piece, faults, recording, settings, f"{originals:05d}")
+            originals += 1
+            for data, clip in made:
+                write_bytes(folder / clip.file, data)
+                clips.append(clip)
+            on_clip(recording.done)
+    return CutRecord(tuple(clips), tuple(refused), frames / rate, recording.lossy)
 
 
-def flac(samples: np.ndarray, sample_rate_hz: int, bits: int) -> tuple[bytes, float]:
-    """Encodes a clip; one that would clip is turned down just so far that it does not.
+def _pieces(blocks: Iterable[np.ndarray], segmenter: Segmenter) -> Iterator[Piece]:
+    for block in blocks:
+        yield from segmenter.push(block)
+    yield from segmenter.finish()
 
-    Args:
-        samples: float32 ``[T, C]``.
-        sample_rate_hz: of the samples.
-        bits: 16 or 24. What came from as many bits comes back exactly.
 
-    Returns:
-        The file, and the gain in dB (0 or less).
+def _beat_times(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray | None:
+    beats = find_beats(samples, sample_rate_hz)
+    # A beat that is not there would be a worse place to cut than a quiet one.
+    return beats.times_s if beats is not None and beats.confidence >= SURE_TEMPO else None
 
-    Errors: :class:`BadRecording` if FLAC cannot hold such sound.
+
+def _faults(piece: Piece, rate: int, settings: CutSettings) -> list[Fault]:
+    # What is too short to be a clip is none, whatever is kept; `keep` never holds its name.
+    if piece.reason and piece.fault not in settings.keep:
+        return [Fault(piece.fault, piece.figure, piece.unit, piece.reason)]
+    return [one for one in find_faults(piece.samples, rate) if not _gone(one, settings)]
+
+
+def _gone(fault: Fault, settings: CutSettings) -> bool:
+    """Whether a fault is none for the clips that are made."""
+    if fault.name == "mono_as_stereo":
+        return settings.channels == 1
+    # Where the clips end lower themselves, nothing is missing in them.
+    made_hz = settings.sample_rate_hz
+    return fault.name == "false_bandwidth" and bool(made_hz) and fault.figure >= 0.4 * made_hz
+
+
+def _clips(
+    piece: Piece, faults: list[Fault], recording: Recording, settings: CutSettings, name: str
+) -> Iterator[tuple[bytes, CutClip]]:
+    """The clip and its variants, each with the bytes of its file.
+
+    Like the faults, bandwidth and fingerprint are taken before channels and rate are changed: mixing down
+    hides clipping, and resampling moves the edge of the band.
     """
-    top = _FULL_16 if bits == 16 else 8388607 / 8388608
-    highest, lowest = float(samples.max()), float(samples.min())
-    gain = min(1.0, top / highest if highest > top else 1.0, -1 / lowest if lowest < -1 else 1.0)
-    # Not left to libsndfile: it scales floats by 32767, which changes every 16-bit sample.
-    if bits == 16:
-        whole = np.rint(samples.astype(np.float64) * (gain * 32768))
-        data = np.clip(whole, -32768, 32767).astype(np.int16)
-    else:
-        whole = np.rint(samples.astype(np.float64) * (gain * 8388608))
-        data = np.clip(whole, -8388608, 8388607).astype(np.int32) << 8
-    buffer = io.BytesIO()
-    try:
-        soundfile.write(buffer, data, sample_rate_hz, format="FLAC", subtype=f"PCM_{bits}")
-    except (RuntimeError, ValueError) as error:
-        raise BadRecording(f"cannot be kept as FLAC: {error}") from None
-    return buffer.getvalue(), round(20 * math.log10(gain), 3) if gain < 1 else 0.0
+    source_hz = recording.sample_rate_hz
+    rate = settings.sample_rate_hz or source_hz
+    band_hz = round(float(bandwidth_hz(piece.samples, source_hz)), 1)
+    print_ = b64encode(fingerprint(piece.samples, source_hz)).decode()
+    sound = conform(piece.samples, source_hz, settings.sample_rate_hz, settings.channels)
+    facts = measure(sound, rate)
+    gain_db = normalising_gain_db(
+        facts.loudness_lufs, facts.true_peak_dbtp, settings.normalise_lufs
+    )
+    data, gain_db = flac(sound, rate, recording.bits, gain_db)
+    original = CutClip(
+        file=f"{name}.flac",
+        sha256=hashlib.sha256(data).hexdigest(),
+        size_bytes=len(data),
+        start_s=round(piece.start / source_hz, 6),
+        duration_s=round(len(sound) / rate, 6),
+        gain_db=gain_db,
+        sample_rate_hz=rate,
+        channels=sound.shape[1],
+        facts=_louder(facts, gain_db),
+        bandwidth_hz=band_hz,
+        fingerprint=print_,
+        faults=tuple(faults),
+    )
+    yield data, original
+    for number in range(1, settings.variants + 1):
+        yield _variant(sound, original, recording.bits, settings, number)
+
+
+def _variant(
+    sound: np.ndarray, original: CutClip, bits: int, settings: CutSettings, number: int
+) -> tuple[bytes, CutClip]:
+    from tunesmith.data.augment import vary
+
+    rate = original.sample_rate_hz
+    drawn = hashlib.sha256(f"{settings.seed}:{original.sha256}:{number}".encode()).digest()
+    turned = sound * np.float32(10 ** (original.gain_db / 20)) if original.gain_db else sound
+    varied = vary(
+        turned,
+        rate,
+        settings.operations,
+        int.from_bytes(drawn[:4], "little"),
+        min_s=settings.min_s,
+        max_s=settings.max_s,
+    )
+    data, gain_db = flac(varied.samples, rate, bits)
+    # Tempo and key are known from what was done; heard anew they might come out otherwise.
+    followed = facts_follow(
+        original.facts,
+        pitch_semitones=varied.operations.get("pitch_semitones", 0.0),
+        stretch=varied.operations.get("tempo_factor", 1.0),
+    )
+    heard = _louder(measure(varied.samples, rate), gain_db)
+    facts = replace(
+        heard,
+        tempo_bpm=followed.tempo_bpm,
+        tempo_confidence=followed.tempo_confidence,
+        key=followed.key,
+        key_confidence=followed.key_confidence,
+    )
+    return data, replace(
+        original,
+        file=original.file.replace(".flac", f"-v{number}.flac"),
+        sha256=hashlib.sha256(data).hexdigest(),
+        size_bytes=len(data),
+        duration_s=round(len(varied.samples) / rate, 6),
+        gain_db=gain_db,
+        facts=facts,
+        variant_of=original.file,
+        operations=varied.operations,
+    )
+
+
+def _louder(facts: Facts, gain_db: float) -> Facts:
+    if not gain_db:
+        return facts
+    loudness = facts.loudness_lufs
+    return replace(
+        facts,
+        loudness_lufs=None if loudness is None else loudness + gain_db,
+        true_peak_dbtp=facts.true_peak_dbtp + gain_db,
+    )

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from tunesmith.data.atomic import write_bytes
-from tunesmith.data.sources import BadRecording, Limits, Recording
+from tunesmith.data.recording import BadRecording, Limits, Recording
 from tunesmith.errors import Stopped, UserError
 from tunesmith.types import Audio, Clip, Example
 
@@ -83,7 +83,7 @@ class EncodedClips(Sequence[Example]):
     """
 
     def __init__(
-        self, entries: Sequence[tuple[str, Path, Path]], lengths: Sequence[int], most: int
+        self, entries: Sequence[tuple[str, Path, list[Path]]], lengths: Sequence[int], most: int
     ) -> None:
         self._entries, self.lengths, self._most = list(entries), list(lengths), most
         self._hot: OrderedDict[int, Example] = OrderedDict()
@@ -102,8 +102,9 @@ class EncodedClips(Sequence[Example]):
         if index in self._hot:
             self._hot.move_to_end(index)
             return self._hot[index]
-        clip_id, codes, text = self._entries[index]
-        example = Example(clip_id, load_file(codes)["codes"][..., : self._most], load_file(text))
+        clip_id, codes, texts = self._entries[index]
+        text, *further = map(load_file, texts)
+        example = Example(clip_id, load_file(codes)["codes"][..., : self._most], text, further)
         self._hot[index] = example
         self._hot_bytes += _size(example)
         while self._hot_bytes > _HOT_BYTES and len(self._hot) > 1:
@@ -116,7 +117,8 @@ class EncodedClips(Sequence[Example]):
 
 
 def _size(example: Example) -> int:
-    return sum(tensor.nbytes for tensor in (example.codes, *example.text.values()))
+    texts = (example.text, *example.further)
+    return example.codes.nbytes + sum(tensor.nbytes for text in texts for tensor in text.values())
 
 
 def encode(
@@ -149,12 +151,14 @@ def encode(
         if not _usable(codes):
             audio = read_audio(clip.path, bundle.sample_rate_hz, bundle.channels, bundle.max_s)
             _write(codes, {"codes": bundle.encode_audio(audio)})
-        text = _entry("text", clip.caption, bundle.text_hash)
-        if not _usable(text):
-            _write(text, bundle.encode_text([clip.caption])[0])
+        texts = []
+        for caption in (clip.caption, *clip.captions):
+            texts.append(_entry("text", caption, bundle.text_hash))
+            if not _usable(texts[-1]):
+                _write(texts[-1], bundle.encode_text([caption])[0])
         with safe_open(codes, "pt") as file:
             frames = file.get_slice("codes").get_shape()[-1]
-        entries.append((clip.sha256, codes, text))
+        entries.append((clip.sha256, codes, texts))
         lengths.append(min(int(frames), most))
         on_progress(done + 1, len(clips))
     return EncodedClips(entries, lengths, most)

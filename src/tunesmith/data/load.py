@@ -77,6 +77,9 @@ def _ours(root: Path) -> list[Clip]:
                     duration_s=float(value["duration_s"]),
                     sha256=str(value["sha256"]),
                     caption_source=str(value["caption_source"]),
+                    caption_confidence=float(value["caption_confidence"]),
+                    captions=tuple(map(str, value.get("captions", ())))[1:],
+                    variant_of=str(value.get("variant_of", "")),
                     extra={k: v for k, v in value.items() if k not in OWN_COLUMNS and v != ""},
                 )
             except (KeyError, TypeError, ValueError) as error:
@@ -84,8 +87,9 @@ def _ours(root: Path) -> list[Clip]:
                     f"{side}/{row.where}: bad or missing column {error}", mend
                 ) from None
             clips.append(clip)
-    counted = (describe(root) or {}).get("counts", {}).get("clips")
-    if counted is not None and counted != len(clips):
+    counts = (describe(root) or {}).get("counts", {})
+    counted = counts.get("clips", len(clips)) + counts.get("variants", 0)
+    if counted != len(clips):
         raise UserError(f"{root} has {len(clips)} of its {counted} clips", mend)
     return clips
 
@@ -124,6 +128,8 @@ def _foreign(root: Path) -> list[Clip]:
                 duration_s=info.frames / info.samplerate,
                 sha256=sha256,
                 caption_source=caption.source,
+                caption_confidence=caption.confidence,
+                captions=caption.variants,
                 extra=extra,
             )
         )

@@ -17,17 +17,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tunesmith.data.cut import CutRecord, CutSettings, cut
-from tunesmith.data.sources import Limits
 from tunesmith.errors import ResourceError, UserError
 
 _POLL_S = 0.2
 # Below this a second process costs more to start than it saves.
 _BYTES_PER_WORKER = 4 << 20
+# There are as many workers as cores: threads of one would only wait for those of the others.
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +188,7 @@ class _Pool:
         order = {
             "path": str(job.path),
             "folder": str(job.folder),
-            "settings": asdict(self._settings),
+            "settings": self._settings.to_json(),
         }
         try:
             worker.stdin.write(json.dumps(order) + "\n")
@@ -221,7 +222,7 @@ class _Pool:
         if index is not None and not closing:
             # No record on disk: another run may have more memory, or a mended decoder.
             reason = f"the decoder crashed on it (exit code {code}): convert it to wav"
-            self._news.put((index, 1.0, CutRecord((), ((0.0, reason),), 0.0)))
+            self._news.put((index, 1.0, CutRecord.unusable(reason)))
 
 
 def _worker(lock: int) -> subprocess.Popen[str]:
@@ -235,7 +236,7 @@ def _worker(lock: int) -> subprocess.Popen[str]:
         stderr=subprocess.DEVNULL,  # mpg123 comments on every odd mp3 header
         text=True,
         encoding="utf-8",
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env={**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(paths)},
         # Ctrl-C is for the parent: it decides when the workers end.
         start_new_session=True,
         pass_fds=(lock,) if lock >= 0 and os.name == "posix" else (),
@@ -255,13 +256,11 @@ def serve() -> None:
     threading.Thread(target=_listen, args=(orders,), daemon=True).start()
     while True:
         order = json.loads(orders.get())
-        settings = order["settings"]
-        settings["limits"] = Limits(**settings["limits"])
         try:
             record = cut(
                 Path(order["path"]),
                 Path(order["folder"]),
-                CutSettings(**settings),
+                CutSettings.from_json(order["settings"]),
                 lambda share: answer({"share": share}),
             )
             answer({"record": record.to_json()})

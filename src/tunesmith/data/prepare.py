@@ -1,4 +1,4 @@
-"""From a folder of recordings to a data set: find, cut, caption, divide, write.
+"""From a folder of recordings to a data set: find, cut, screen, divide, caption, write.
 
 Work is staged beside the destination (``.NAME.partial``) and takes its place by a rename, so that
 DEST is always either as it was or complete. A run that was killed goes on where it stopped, and
@@ -9,22 +9,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tunesmith.data import audiofolder
-from tunesmith.data.assemble import Found, Settings, assemble
-from tunesmith.data.caption import Captions
+from tunesmith.data.assemble import Found, Parts, assemble
+from tunesmith.data.caption import Caption, Captions
 from tunesmith.data.cut import PIPELINE, CutRecord, CutSettings, read_record
 from tunesmith.data.load import is_intact
 from tunesmith.data.pool import Job, cut_all, how_many
-from tunesmith.data.segment import check_lengths
-from tunesmith.data.sources import Rejection, file_sha256, find_recordings
-from tunesmith.data.split import split
+from tunesmith.data.screen import NEAR_DUPLICATE, Screened, screen
+from tunesmith.data.settings import Settings, check_settings
+from tunesmith.data.sources import Rejection, Source, file_sha256, find_recordings
+from tunesmith.data.split import SplitPlan, split_groups
 from tunesmith.data.staging import Staging
+from tunesmith.data.tell import FALLBACK, tell
 from tunesmith.errors import Stopped, UserError
+
+if TYPE_CHECKING:
+    from tunesmith.captioners import Captioner
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +37,8 @@ class Progress:
     """How far a run is.
 
     Attributes:
-        stage: ``reading`` (hashing the recordings) or ``cutting``.
-        done, total: bytes of recordings.
+        stage: ``reading`` (hashing the recordings), ``cutting`` or ``captioning``.
+        done, total: bytes of recordings; recordings while captioning.
         item: the recording at hand.
     """
 
@@ -52,7 +57,9 @@ class PreparedSummary:
         clips, train, valid: numbers of clips.
         seconds, train_s, valid_s: their lengths.
         recordings: how many of the recordings gave clips.
+        variants: varied versions of the training clips, besides.
         rejected: recordings, and pieces of them, that became no clip (``rejected.jsonl``).
+        faults: how many of these for which fault.
         first_rejections: the first ten of them, for a report.
         warnings: one line each.
         unchanged: the data set was there already, and nothing was done.
@@ -66,7 +73,9 @@ class PreparedSummary:
     train_s: float
     valid_s: float
     recordings: int
+    variants: int
     rejected: int
+    faults: Mapping[str, int]
     first_rejections: tuple[Rejection, ...]
     warnings: tuple[str, ...]
     unchanged: bool = False
@@ -81,8 +90,15 @@ def prepare(
     min_s: float = 10.0,
     max_s: float = 30.0,
     base_max_s: float | None = None,
+    on_beats: bool = True,
+    normalise_lufs: float | None = None,
+    keep: Sequence[str] = (),
+    augment: Sequence[str] = (),
+    variants: int | None = None,
+    voice: bool = False,
     trigger: str | None = None,
     caption: str | None = None,
+    captioner: str | None = None,
     valid_share: float = 0.1,
     seed: int = 0,
     rights: str = "",
@@ -99,8 +115,16 @@ def prepare(
         min_s, max_s: bounds of a clip's length in seconds.
         base_max_s: what the base model takes at most; lowers ``max_s``, and ``min_s`` to half of
             it, where they are above.
-        trigger: rare word put before every caption.
+        on_beats: cut just before a beat where a pulse is clear, else at quiet places only.
+        normalise_lufs: loudness that every clip is brought to, as far as a true peak of -1 dBTP
+            allows; ``None`` leaves them as loud as they are.
+        keep: faults that do not keep a clip out (:data:`tunesmith.data.screen.FAULTS`, ``all``).
+        augment: operations that vary the training clips (:data:`tunesmith.data.augment.OPERATIONS`).
+        variants: how many varied versions of each; all operations where none is named.
+        voice: the recordings are of a voice, whose pitch is left alone.
+        trigger: rare word put before every caption, or in the place of ``{trigger}`` in it.
         caption: text for recordings without one of their own.
+        captioner: model that listens to those that have none: a hub id, a folder, or ``clap``.
         valid_share: share of the seconds kept for validation.
         seed: of the division into train and valid.
         rights: what you may do with the recordings; kept in ``dataset.json``.
@@ -113,10 +137,25 @@ def prepare(
     asked to stop: running again goes on.
     """
     source_root, dest = Path(src), Path(dest)
-    settings, notes = _settings(
-        sample_rate_hz, channels, min_s, max_s, base_max_s, trigger, caption, valid_share, seed,
-        rights,
-    )  # fmt: skip
+    settings, notes = check_settings(
+        sample_rate_hz=sample_rate_hz,
+        channels=channels,
+        min_s=min_s,
+        max_s=max_s,
+        base_max_s=base_max_s,
+        on_beats=on_beats,
+        normalise_lufs=normalise_lufs,
+        keep=keep,
+        augment=augment,
+        variants=variants,
+        voice=voice,
+        trigger=trigger,
+        caption=caption,
+        captioner=captioner,
+        valid_share=valid_share,
+        seed=seed,
+        rights=rights,
+    )
     if workers is not None and workers < 0:
         raise UserError(f"{workers} workers make no sense", "give 0 or more")
     report = on_progress or (lambda progress: None)
@@ -128,6 +167,41 @@ def prepare(
             f"no recordings in {source_root}{reason}", "wav, flac, ogg, mp3 and aiff are read"
         )
     captions = Captions(source_root, caption, trigger)
+    found = _read(sources, captions, refused, report, should_stop)
+    listener = _listener(settings, found)
+    fingerprint = _fingerprint(settings, found, refused, listener)
+    if _stands(dest, fingerprint) and not Staging(dest).is_left_over():
+        return _summary(dest, unchanged=True)
+    audiofolder.check_replaceable(dest)
+    with Staging(dest) as staging:
+        if _stands(dest, fingerprint):
+            return _summary(dest, unchanged=True)
+        records = _cut(found, staging, settings.cut, workers, report, should_stop)
+        names = {item.sha256: item.source.name for item in found}
+        screened = screen(records, names, settings.cut.keep)
+        lengths = {
+            sha256: [one.clip.duration_s for one in screened.kept[sha256]] for sha256 in names
+        }
+        plan = split_groups(lengths, screened.group, valid_share, seed)
+        told = _tell(
+            found, screened, plan, staging, settings, captions, listener, report, should_stop
+        )
+        warnings = [*notes, *captions.warnings, *_unnamed(found, told), *plan.warnings]
+        _poll(should_stop, "the clips are kept; run again to finish")
+        parts = Parts(found, records, screened, plan, told, refused, warnings)
+        assemble(staging, parts, settings, fingerprint)
+        staging.publish()
+    return _summary(dest)
+
+
+def _read(
+    sources: Sequence[Source],
+    captions: Captions,
+    refused: list[Rejection],
+    report: Callable[[Progress], None],
+    should_stop: Callable[[], int],
+) -> list[Found]:
+    """Hashes and captions of the recordings, each content once."""
     found: list[Found] = []
     first_with: dict[str, str] = {}
     total, done = float(sum(source.size_bytes for source in sources)), 0.0
@@ -143,64 +217,48 @@ def prepare(
         if sha256 in first_with:
             # Twice the weight in training, or a leak into validation: neither is wanted.
             reason = f"the same file as {first_with[sha256]}"
-            refused.append(Rejection(source.name, 0.0, reason))
+            refused.append(Rejection(source.name, 0.0, reason, NEAR_DUPLICATE, 100.0, "%"))
             continue
         first_with[sha256] = source.name
         found.append(Found(source, sha256, captions.of(source)))
-    fingerprint = _fingerprint(settings, found, refused)
-    if _stands(dest, fingerprint) and not Staging(dest).is_left_over():
-        return _summary(dest, unchanged=True)
-    audiofolder.check_replaceable(dest)
-    warnings = [*notes, *captions.warnings]
-    with Staging(dest) as staging:
-        if _stands(dest, fingerprint):
-            return _summary(dest, unchanged=True)
-        records = _cut(found, staging, settings.cut, workers, report, should_stop)
-        warnings += _unnamed(found, records)
-        lengths = {f.sha256: [c.duration_s for c in records[f.sha256].clips] for f in found}
-        plan = split(lengths, valid_share, seed)
-        warnings += plan.warnings
-        _poll(should_stop, "the clips are kept; run again to finish")
-        assemble(staging, found, records, plan, refused, warnings, settings, fingerprint)
-        staging.publish()
-    return _summary(dest)
+    return found
 
 
-def _settings(
-    sample_rate_hz: int | None,
-    channels: int | None,
-    min_s: float,
-    max_s: float,
-    base_max_s: float | None,
-    trigger: str | None,
-    caption: str | None,
-    valid_share: float,
-    seed: int,
-    rights: str,
-) -> tuple[Settings, list[str]]:
-    if sample_rate_hz is not None and not 1000 <= sample_rate_hz <= 384_000:
-        raise UserError(f"a sample rate of {sample_rate_hz} Hz makes no sense", "give Hz: 44100")
-    if channels not in (None, 1, 2):
-        raise UserError(f"{channels} channels cannot be made", "give 1 or 2, or leave it out")
-    check_lengths(min_s, max_s)
-    split({}, valid_share, seed)  # refuses a bad share now rather than after an hour
-    notes: list[str] = []
-    if base_max_s is not None and (max_s > base_max_s or min_s > base_max_s / 2):
-        if not base_max_s > 0 or math.isnan(base_max_s):
-            raise UserError(f"a base cannot take at most {base_max_s} s", "give its length")
-        max_s, min_s = min(max_s, base_max_s), min(min_s, base_max_s / 2)
-        check_lengths(min_s, max_s)
-        notes.append(
-            f"the base takes at most {base_max_s:g} s: clips are {min_s:g} to {max_s:g} s long"
+def _listener(settings: Settings, found: Sequence[Found]) -> Captioner | None:
+    """The captioning model, if one was named and is needed."""
+    if not settings.captioner or all(item.caption.source != FALLBACK for item in found):
+        return None
+    from tunesmith.captioners import open_captioner
+
+    return open_captioner(settings.captioner)
+
+
+def _tell(
+    found: Sequence[Found],
+    screened: Screened,
+    plan: SplitPlan,
+    staging: Staging,
+    settings: Settings,
+    captions: Captions,
+    listener: Captioner | None,
+    report: Callable[[Progress], None],
+    should_stop: Callable[[], int],
+) -> dict[str, dict[str, Caption]]:
+    """Captions of every clip that has a side, by recording and staged file."""
+    told = {}
+    for number, item in enumerate(found):
+        if listener is not None:
+            report(Progress("captioning", number, len(found), item.source.name))
+        sides = zip(screened.kept[item.sha256], plan.sides[item.sha256], strict=True)
+        told[item.sha256] = tell(
+            item.caption,
+            [kept for kept, side in sides if side is not None],
+            staging.path / settings.cut.key(item.sha256),
+            captions,
+            listener,
+            lambda: _poll(should_stop, "clips and captions are kept; run again to go on"),
         )
-    return Settings(
-        cut=CutSettings(sample_rate_hz, channels, float(min_s), float(max_s)),
-        trigger=trigger or "",
-        caption=caption or "",
-        valid_share=float(valid_share),
-        seed=int(seed),
-        rights=rights,
-    ), notes
+    return told
 
 
 def _destination(src: Path, dest: Path) -> Path:
@@ -223,31 +281,43 @@ def _poll(should_stop: Callable[[], int], state: str) -> None:
         raise Stopped(signal_number, f"stopped: {state}")
 
 
-def _fingerprint(settings: Settings, found: list[Found], refused: list[Rejection]) -> str:
+def _fingerprint(
+    settings: Settings,
+    found: Sequence[Found],
+    refused: Sequence[Rejection],
+    listener: Captioner | None,
+) -> str:
     """Everything that the data set depends on, hashed; no times, no absolute paths."""
     whole = {
         "pipeline": [PIPELINE, audiofolder.FORMAT],
         "settings": asdict(settings),
         "sources": [
-            [f.source.name, f.sha256, f.caption.text, f.caption.source, dict(f.caption.extra)]
+            [f.source.name, f.sha256, asdict(f.caption) | {"extra": dict(f.caption.extra)}]
             for f in found
         ],
+        "captioner": listener.fingerprint if listener else "",
         "refused": [[r.file, r.reason] for r in refused],
     }
     text = json.dumps(whole, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _unnamed(found: list[Found], records: dict[str, CutRecord]) -> list[str]:
-    """The one line about recordings that were used and have no caption."""
-    used = [f for f in found if records[f.sha256].clips]
-    named = [f.source.name for f in used if f.caption.source == "name"]
-    if not named:
-        return []
-    return [
-        f"{len(named)} of {len(used)} recordings have no caption and are called by their file's "
-        f"name ({named[0]}): put x.txt beside x.wav, or give a caption"
-    ]
+def _unnamed(found: Sequence[Found], told: Mapping[str, Mapping[str, Caption]]) -> list[str]:
+    """The lines about recordings that were used and have no caption of their own."""
+    used = [(item.source.name, [*told[item.sha256].values()]) for item in found]
+    used = [(name, captions) for name, captions in used if captions]
+    lines = []
+    for source, what in (
+        ("facts", "are described by what was measured"),
+        (FALLBACK, "are called by their file's name"),
+    ):
+        names = [name for name, captions in used if any(c.source == source for c in captions)]
+        if names:
+            lines.append(
+                f"{len(names)} of {len(used)} recordings have no caption and {what} ({names[0]}): "
+                "put x.txt beside x.wav, or give a caption"
+            )
+    return lines
 
 
 def _stands(dest: Path, fingerprint: str) -> bool:
@@ -311,8 +381,10 @@ def _summary(dest: Path, unchanged: bool = False) -> PreparedSummary:
         train_s=seconds["train"],
         valid_s=seconds["valid"],
         recordings=counts["recordings"],
+        variants=counts.get("variants", 0),
         rejected=counts["rejected"],
-        first_rejections=tuple(Rejection(r["file"], r["start_s"], r["reason"]) for r in rows),
+        faults=described.get("faults", {}),
+        first_rejections=tuple(Rejection(**row) for row in rows),
         warnings=tuple(described["warnings"]),
         unchanged=unchanged,
     )

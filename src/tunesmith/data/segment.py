@@ -1,4 +1,4 @@
-"""Cuts a recording into clips, at quiet places, while it streams by.
+"""Cuts a recording into clips, at quiet places and on the beat, while it streams by.
 
 A decision about a cut is made only when the buffer holds everything that it depends on (``max_s +
 min_s``, or the end), so the clips do not depend on how the sound was cut into blocks.
@@ -7,7 +7,7 @@ min_s``, or the end), so the clips do not depend on how the sound was cut into b
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,11 @@ _WINDOW_S = 0.05  # what must be quiet: about the gap between two words
 _HOP_S = 0.01
 _LATE_DB = 6.0  # how much quieter an early place must be to win over the latest one
 _FLOOR_DB = -70.0  # below this, quiet is quiet
+_PAUSE_DB = 30.0  # a place this far below the stretch's level is a pause, and beats any beat
+_PRE_ROLL_S = 0.01  # a clip begins just before its first beat, so that the attack is whole
+
+BeatFinder = Callable[[np.ndarray, int], "np.ndarray | None"]
+"""Takes samples ``[T, C]`` and Hz; gives beat times in seconds, or ``None`` where no pulse is clear."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +38,17 @@ class Piece:
         start: first frame.
         samples: float32 ``[T, C]``.
         reason: empty for a clip, else why it is none.
+        fault: that reason's short name, ``silence`` or ``too_short``.
+        figure: what was measured for it.
+        unit: of the figure.
     """
 
     start: int
     samples: np.ndarray
     reason: str = ""
+    fault: str = ""
+    figure: float = 0.0
+    unit: str = ""
 
 
 def check_lengths(min_s: float, max_s: float) -> None:
@@ -59,19 +70,28 @@ class Segmenter:
     """Takes blocks, gives pieces.
 
     Every clip is ``min_s`` to ``max_s`` long. Cuts fall at the quietest 50 ms in the upper half of
-    that range; the last two clips share what is left, so that nothing is lost as long as ``max_s >=
-    2 * min_s``. A clip of digital silence comes back with a reason.
+    that range; where a pulse is clear and the music does not pause, just before the beat with the
+    quietest 50 ms ahead of it. The last two clips share what is left, so that nothing is lost as
+    long as ``max_s >= 2 * min_s``. A clip of digital silence comes back with a reason.
 
     Args:
         sample_rate_hz: of the blocks.
         min_s, max_s: bounds of a clip.
+        find_beats: hears the beats of a stretch; ``None`` cuts at quiet places only.
 
     Errors: :class:`UserError` from :func:`check_lengths`.
     """
 
-    def __init__(self, sample_rate_hz: int, min_s: float, max_s: float) -> None:
+    def __init__(
+        self,
+        sample_rate_hz: int,
+        min_s: float,
+        max_s: float,
+        find_beats: BeatFinder | None = None,
+    ) -> None:
         check_lengths(min_s, max_s)
         self._rate = sample_rate_hz
+        self._find_beats = find_beats
         self._min_s = min_s
         # The millionth keeps 0.29 * 100 = 28.999999999999996 from losing a frame.
         self._max = max(1, math.floor(max_s * sample_rate_hz + 1e-6))
@@ -108,7 +128,7 @@ class Segmenter:
         what = "the rest is" if start else "is"
         seconds = len(samples) / self._rate
         reason = f"{what} {seconds:.2f} s long, shorter than the {self._min_s:g} s asked for"
-        yield Piece(start, samples, reason)
+        yield Piece(start, samples, reason, "too_short", round(seconds, 3), "s")
 
     def _join(self) -> np.ndarray:
         if len(self._blocks) > 1:
@@ -117,7 +137,13 @@ class Segmenter:
 
     def _cut(self, low: int, high: int) -> Piece:
         held = self._join()
-        at = quietest(held, low, high, self._rate)
+        beats = None
+        if self._find_beats is not None and low < high:
+            # Nothing beyond `high`: how much more is held depends on how the blocks came.
+            times_s = self._find_beats(held[:high], self._rate)
+            if times_s is not None:
+                beats = np.rint((times_s - _PRE_ROLL_S) * self._rate).astype(np.int64)
+        at = quietest(held, low, high, self._rate, beats)
         piece = Piece(self._start, held[:at])
         self._blocks = [held[at:].copy()]  # a view would keep the whole buffer alive
         self._held -= at
@@ -128,16 +154,24 @@ class Segmenter:
 def _checked(piece: Piece) -> Piece:
     if np.abs(piece.samples).max() > SILENCE_PEAK:
         return piece
-    return Piece(piece.start, piece.samples, "digital silence")
+    peak_db = 20 * math.log10(max(float(np.abs(piece.samples).max()), 1e-6))
+    return Piece(piece.start, piece.samples, "digital silence", "silence", peak_db, "dBFS")
 
 
-def quietest(samples: np.ndarray, low: int, high: int, sample_rate_hz: int) -> int:
+def quietest(
+    samples: np.ndarray,
+    low: int,
+    high: int,
+    sample_rate_hz: int,
+    beats: np.ndarray | None = None,
+) -> int:
     """The frame in ``low..high`` in the middle of the quietest 50 ms, late ones preferred.
 
     Args:
         samples: float32 ``[T, C]``.
         low, high: bounds in frames, both allowed, ``low <= high <= T``.
         sample_rate_hz: of the samples.
+        beats: int64 ``[N]`` frames that are better than others, unless there is a pause.
     """
     half = max(1, round(_WINDOW_S * sample_rate_hz / 2))
     hop = max(1, round(_HOP_S * sample_rate_hz))
@@ -151,4 +185,16 @@ def quietest(samples: np.ndarray, low: int, high: int, sample_rate_hz: int) -> i
     mean = (total[ends] - total[begins]) / np.maximum(ends - begins, 1)
     level_db = np.maximum(10 * np.log10(np.maximum(mean, 1e-12)), _FLOOR_DB)
     early = (high - places) / max(1, high - low)
-    return int(places[np.argmin(level_db + _LATE_DB * early)])
+    best = int(np.argmin(level_db + _LATE_DB * early))
+    if beats is None:
+        return int(places[best])
+    loud_db = 10 * math.log10(max(float(power.mean()), 1e-12))
+    inside = beats[(beats >= low) & (beats <= high)][::-1]
+    if not len(inside) or level_db[best] < loud_db - _PAUSE_DB:
+        return int(places[best])
+    # What rings on into the cut is what lies ahead of the beat, not the beat itself.
+    before = np.maximum(inside - 2 * half, left) - left
+    mean = (total[inside - left] - total[before]) / np.maximum(inside - left - before, 1)
+    level_db = np.maximum(10 * np.log10(np.maximum(mean, 1e-12)), _FLOOR_DB)
+    early = (high - inside) / max(1, high - low)
+    return int(inside[np.argmin(level_db + _LATE_DB * early)])

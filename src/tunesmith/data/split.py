@@ -69,6 +69,33 @@ def split(
     return SplitPlan(plan, tuple(warnings))
 
 
+def split_groups(
+    durations_s: Mapping[str, Sequence[float]],
+    group: Mapping[str, str],
+    valid_share: float = 0.1,
+    seed: int = 0,
+) -> SplitPlan:
+    """Like :func:`split`, with recordings that share sound always on the same side.
+
+    Args:
+        durations_s: as for :func:`split`.
+        group: per key, the key that stands for its group.
+        valid_share, seed: as for :func:`split`.
+    """
+    members: dict[str, list[str]] = {}
+    for key in durations_s:
+        members.setdefault(group[key], []).append(key)
+    joined = {top: [s for key in keys for s in durations_s[key]] for top, keys in members.items()}
+    plan = split(joined, valid_share, seed)
+    sides: dict[str, tuple[Split | None, ...]] = {}
+    for top, keys in members.items():
+        rest = list(plan.sides[top])
+        for key in keys:
+            count = len(durations_s[key])
+            sides[key], rest = tuple(rest[:count]), rest[count:]
+    return SplitPlan(sides, plan.warnings)
+
+
 def _order(keys: Mapping[str, object], seed: int) -> list[str]:
     return sorted(keys, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).hexdigest())
 

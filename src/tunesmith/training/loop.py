@@ -30,7 +30,7 @@ from tunesmith.training.checkpoint import (
     restore_optimizer,
 )
 from tunesmith.training.log import MetricLog
-from tunesmith.training.sampler import Sampler, stable_seed
+from tunesmith.training.sampler import Sampler, stable_seed, with_drawn_caption
 from tunesmith.training.schedule import learning_rate
 from tunesmith.types import Batch, Example, Loss
 
@@ -245,7 +245,8 @@ class Loop:
             epoch, indices = self.sampler.batch(step * accumulate + part)
             examples = [self.sets.train[index] for index in indices]
             seeds = [stable_seed(self.seed, example.clip_id, epoch) for example in examples]
-            batches.append(self.bundle.collate(examples, seeds, self.settings.caption_dropout))
+            told = list(map(with_drawn_caption, examples, seeds))
+            batches.append(self.bundle.collate(told, seeds, self.settings.caption_dropout))
             clips += len(examples)
         counts = _sum_counts(self.bundle.module.count(batch) for batch in batches)
         counts = {name: value.to(self.bundle.device) for name, value in counts.items()}

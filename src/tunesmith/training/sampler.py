@@ -1,4 +1,4 @@
-"""Which clips make which batch: a pure function of seed, epoch and lengths.
+"""Which clips make which batch, and with which caption: a pure function of seed, epoch and lengths.
 
 Nothing is drawn from a running generator, so the position in the data is the step number and
 nothing else; a restart, another batch size or another number of processes cannot shift it.
@@ -9,13 +9,24 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
+
+from tunesmith.types import Example
 
 
 def stable_seed(*parts: object) -> int:
     """A 63-bit seed from any parts, the same on every machine and in every process."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+def with_drawn_caption(example: Example, seed: int) -> Example:
+    """The example with one of its captions, each as likely; ``seed`` is the example's own."""
+    texts = (example.text, *example.further)
+    if len(texts) == 1:
+        return example
+    return replace(example, text=texts[stable_seed("caption", seed) % len(texts)], further=())
 
 
 class Sampler:

@@ -1,39 +1,10 @@
-import io
-
 import numpy as np
-import pytest
 import soundfile
 from sounds import RATE_HZ, tone, write
 
-from tunesmith.data.cut import CutRecord, CutSettings, cut, flac, read_record
+from tunesmith.data.cut import CutRecord, CutSettings, cut, read_record
 
 SETTINGS = CutSettings(None, None, 2.0, 5.0)
-
-
-def decoded(data, dtype):
-    return soundfile.read(io.BytesIO(data), dtype=dtype, always_2d=True)[0]
-
-
-def test_16_bit_samples_come_through_exactly():
-    whole = np.arange(-32768, 32768, dtype=np.int16)[:, None]
-    data, gain_db = flac((whole / 32768).astype(np.float32), RATE_HZ, 16)
-    assert gain_db == 0 and np.array_equal(decoded(data, "int16"), whole)
-
-
-def test_24_bit_samples_come_through_exactly():
-    whole = np.random.default_rng(0).integers(-(1 << 23), 1 << 23, (20_000, 2), dtype=np.int32)
-    data, gain_db = flac((whole / (1 << 23)).astype(np.float32), RATE_HZ, 24)
-    assert gain_db == 0 and np.array_equal(decoded(data, "int32") >> 8, whole)
-
-
-@pytest.mark.parametrize("bits", [16, 24])
-def test_loud_sound_is_turned_down_not_clipped(bits):
-    samples = 3.0 * np.sin(np.arange(8000) / 20)[:, None].astype(np.float32)
-    data, gain_db = flac(samples, RATE_HZ, bits)
-    got = decoded(data, "float64")
-    assert gain_db == pytest.approx(20 * np.log10(1 / 3), abs=0.01)
-    assert np.abs(got * 3 - samples).max() < 1e-3
-    assert (np.abs(got) > 0.9999).mean() < 0.02  # no plateau
 
 
 def test_a_float_recording_keeps_24_bits(tmp_path):
@@ -57,7 +28,7 @@ def test_a_bad_end_leaves_no_clips(tmp_path):
     samples[-1] = np.nan
     soundfile.write(tmp_path / "x.wav", samples, RATE_HZ, subtype="FLOAT")
     record = cut(tmp_path / "x.wav", tmp_path / "out", SETTINGS)
-    assert not record.clips and len(record.rejected) == 1
+    assert not record.clips and len(record.refused) == 1
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["record.json"]
 
 

@@ -76,7 +76,7 @@ def test_missing_and_empty_folders(tmp_path):
 def clip(split="train", **extra):
     from pathlib import Path
 
-    return Clip(Path(split) / "x.flac", "c", split, "r", 0, 1, "s", "name", extra)
+    return Clip(Path(split) / "x.flac", "c", split, "r", 0, 1, "s", "name", extra=extra)
 
 
 def test_columns_are_the_same_in_every_row():
@@ -90,8 +90,10 @@ def test_columns_are_the_same_in_every_row():
 
 
 def test_clip_names():
-    assert clip_name("a/Für Elise!.wav", "0123456789abcdef", 3) == "f_r_elise-0123456789-0003.flac"
-    assert clip_name("my_train.wav", "0123456789abcdef", 3) == "0123456789-0003.flac"
+    assert (
+        clip_name("a/Für Elise!.wav", "0123456789abcdef", "3.flac") == "f_r_elise-0123456789-3.flac"
+    )
+    assert clip_name("my_train.wav", "0123456789abcdef", "3-v1.flac") == "0123456789-3-v1.flac"
 
 
 def test_hugging_face_datasets_opens_it(tmp_path, monkeypatch):

@@ -88,3 +88,49 @@ def test_quietest_prefers_late_among_equals():
 def test_impossible_bounds(bounds):
     with pytest.raises(UserError):
         check_lengths(*bounds)
+
+
+def on_beats(samples, times_s, min_s=2.0, max_s=4.0, block=5000):
+    segmenter = Segmenter(RATE_HZ, min_s, max_s, lambda held, rate: times_s(len(held) / rate))
+    out = []
+    for start in range(0, len(samples), block):
+        out += segmenter.push(samples[start : start + block])
+    return out + list(segmenter.finish())
+
+
+def steady(seconds):
+    return np.random.default_rng(1).uniform(-0.5, 0.5, (round(seconds * RATE_HZ), 1)).astype("f4")
+
+
+def test_where_a_pulse_is_clear_cuts_fall_just_before_a_beat():
+    every_s = 0.5
+    got = on_beats(steady(20.0), lambda held_s: np.arange(0.01, held_s, every_s))
+    # Each cut moves the pulse to the start of the next stretch, so all starts lie on the one grid.
+    starts = np.array([piece.start for piece in got[1:-1]]) / RATE_HZ
+    assert len(starts) > 3
+    assert np.abs(starts / every_s - np.rint(starts / every_s)).max() < 1e-3
+
+
+def test_the_clips_do_not_depend_on_the_blocks_with_beats_either():
+    samples = steady(17.0)
+
+    def beats(held_s):
+        return np.arange(0.3 * (held_s % 1), held_s, 0.37)
+
+    first, second = (on_beats(samples, beats, block=size) for size in (5000, 333))
+    assert [p.start for p in first] == [p.start for p in second]
+
+
+def test_a_pause_is_better_than_a_beat():
+    samples = steady(6.0)
+    samples[round(3.3 * RATE_HZ) : round(3.4 * RATE_HZ)] = 0
+    got = on_beats(samples, lambda held_s: np.arange(0, held_s, 0.5))
+    assert got[0].start == 0 and 3.3 <= got[1].start / RATE_HZ <= 3.4
+
+
+def test_no_beats_means_quiet_places():
+    samples = tone(20.0)
+    plain = pieces(samples, 2.0, 4.0)
+    assert [p.start for p in on_beats(samples, lambda held_s: None)] == [p.start for p in plain]
+    none_inside = on_beats(samples, lambda held_s: np.array([0.0]))
+    assert [p.start for p in none_inside] == [p.start for p in plain]

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.data.split import split
+from tunesmith.data.split import split, split_groups
 from tunesmith.errors import UserError
 
 lengths = st.dictionaries(
@@ -74,3 +74,24 @@ def test_nothing_kept_aside_when_asked():
 def test_senseless_shares(share):
     with pytest.raises(UserError):
         split({}, share)
+
+
+@given(lengths, st.floats(0.01, 0.5), st.integers(0, 3), st.integers(1, 4))
+def test_recordings_of_a_group_stand_on_one_side(durations, share, seed, modulus):
+    keys = list(durations)
+    group = {
+        key: keys[index % modulus] for index, key in enumerate(keys) if index % modulus < len(keys)
+    }
+    plan = split_groups(durations, group, share, seed)
+    assert {key: len(sides) for key, sides in plan.sides.items()} == {
+        key: len(part) for key, part in durations.items()
+    }
+    if len(set(group.values())) >= 5:
+        for top in set(group.values()):
+            assert len({side for key in keys if group[key] == top for side in plan.sides[key]}) == 1
+
+
+@given(lengths, st.floats(0.01, 0.5), st.integers(0, 3))
+def test_groups_of_one_are_no_groups(durations, share, seed):
+    alone = {key: key for key in durations}
+    assert split_groups(durations, alone, share, seed) == split(durations, share, seed)

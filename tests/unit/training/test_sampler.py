@@ -4,11 +4,14 @@ import random
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.training.sampler import Sampler, stable_seed
+from tunesmith.training.sampler import Sampler, stable_seed, with_drawn_caption
+from tunesmith.types import Example
 
 LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=60)
 
@@ -88,3 +91,17 @@ def test_stable_seeds():
 def test_no_clips():
     with pytest.raises(ValueError, match="no clips"):
         Sampler([], 4, 0)
+
+
+def test_each_caption_of_a_clip_is_drawn_about_as_often():
+    texts = [{"ids": torch.tensor([number])} for number in range(3)]
+    example = Example("clip", torch.zeros(1, 4), texts[0], texts[1:])
+    drawn = [int(with_drawn_caption(example, seed).text["ids"]) for seed in range(3000)]
+    counts = np.bincount(drawn, minlength=3)
+    assert (np.abs(counts - 1000) < 120).all()
+    assert drawn == [int(with_drawn_caption(example, seed).text["ids"]) for seed in range(3000)]
+
+
+def test_a_clip_with_one_caption_keeps_it():
+    example = Example("clip", torch.zeros(1, 4), {"ids": torch.tensor([7])})
+    assert with_drawn_caption(example, 5) is example

@@ -1,0 +1,171 @@
+"""Which clips are let in: what was found wrong with each, and near-duplicates among all of them.
+
+Faults of a single clip are judged while it is cut (:mod:`tunesmith.data.cut`); what can only be
+seen with all clips at hand is judged here. Nothing is deleted: whatever is left out stands in
+``rejected.jsonl`` with its figure, and ``keep`` lets it in.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tunesmith.analysis.faults import FAULTS as CLIP_FAULTS
+from tunesmith.analysis.fingerprint import Index
+from tunesmith.data.cut import CutClip, CutRecord, Refused
+from tunesmith.errors import UserError, did_you_mean
+
+NEAR_DUPLICATE = "near_duplicate"
+FAULTS: Mapping[str, str] = {
+    **CLIP_FAULTS,
+    NEAR_DUPLICATE: "half of it or more is the same sound as clips of another recording",
+}
+"""Every fault that ``keep`` may name, with an explanation."""
+
+# A clip that shares less than this with another recording's is new enough to be learnt from.
+_SAME_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """Another clip with the same sound.
+
+    Attributes:
+        sha256: hash of its recording.
+        file: its name in that recording's staging folder.
+        share: of the shorter one's time.
+    """
+
+    sha256: str
+    file: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A clip that was let in, its variants, and the clips that it shares sound with."""
+
+    clip: CutClip
+    variants: tuple[CutClip, ...] = ()
+    repeats: tuple[Repeat, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """What :func:`screen` found; everything by the hash of the recording.
+
+    Attributes:
+        kept: the clips that were let in, in order.
+        refused: near-duplicates, besides what cutting has refused.
+        group: the recordings that share sound have the same one: they must not stand on both
+            sides of a split.
+    """
+
+    kept: Mapping[str, tuple[Kept, ...]]
+    refused: Mapping[str, tuple[Refused, ...]]
+    group: Mapping[str, str]
+
+
+def check_keep(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of faults to let in, sorted; ``all`` is all of them.
+
+    Errors: :class:`UserError` for a name that is none.
+    """
+    for name in names:
+        if name not in FAULTS and name != "all":
+            raise UserError(
+                f"there is no fault called {name!r}", did_you_mean(name, [*FAULTS, "all"])
+            )
+    return tuple(sorted(FAULTS if "all" in names else set(names)))
+
+
+@dataclass(slots=True)
+class _Groups:
+    """Union-find over recordings; the first of a group in order of appearance stands for it."""
+
+    parent: dict[str, str] = field(default_factory=dict)
+
+    def top(self, one: str) -> str:
+        while self.parent.setdefault(one, one) != one:
+            one = self.parent[one]
+        return one
+
+    def join(self, one: str, other: str) -> None:
+        self.parent[self.top(other)] = self.top(one)
+
+
+def screen(
+    records: Mapping[str, CutRecord], names: Mapping[str, str], keep: Sequence[str]
+) -> Screened:
+    """Looks for near-duplicates across recordings and repeats within them.
+
+    The copy that loses least is let in: lossless before lossy, then by name. Repeats within one
+    recording are noted and stay: loops are music.
+
+    Args:
+        records: by the recording's hash.
+        names: of the recordings, by hash.
+        keep: faults to let in.
+    """
+    order = sorted(records, key=lambda sha256: (records[sha256].lossy, names[sha256]))
+    index = Index()
+    lengths: dict[tuple[str, str], float] = {}
+    groups = _Groups()
+    accepted: dict[tuple[str, str], CutClip] = {}
+    repeats: dict[tuple[str, str], list[Repeat]] = {}
+    refused: dict[str, list[Refused]] = {sha256: [] for sha256 in records}
+    for sha256 in order:
+        groups.top(sha256)
+        for clip in records[sha256].clips:
+            if clip.variant_of:
+                continue
+            here = (sha256, clip.file)
+            print_ = b64decode(clip.fingerprint)
+            covered_s, best = 0.0, None
+            matches = index.find(print_) if print_ else []
+            for match in matches:
+                there = _place(match.key)
+                if there[0] != sha256:
+                    covered_s += match.share * min(clip.duration_s, lengths[there])
+                    best = best or there
+            share = min(1.0, covered_s / clip.duration_s)
+            if best and share >= _SAME_SHARE and NEAR_DUPLICATE not in keep:
+                start_s = accepted[best].start_s
+                reason = (
+                    f"near-duplicate: {share:.0%} of it is the same sound as {names[best[0]]} "
+                    f"from {start_s:.1f} s"
+                )
+                refused[sha256].append(
+                    Refused(clip.start_s, reason, NEAR_DUPLICATE, round(100 * share, 1), "%")
+                )
+                continue
+            accepted[here], lengths[here], repeats[here] = clip, clip.duration_s, []
+            for match in matches:
+                there = _place(match.key)
+                repeats[here].append(Repeat(*there, round(match.share, 3)))
+                repeats[there].append(Repeat(*here, round(match.share, 3)))
+                groups.join(there[0], sha256)
+            if print_:
+                index.add("\n".join(here), print_)
+    kept = {}
+    for sha256, record in records.items():
+        variants: dict[str, list[CutClip]] = {}
+        for clip in record.clips:
+            if clip.variant_of:
+                variants.setdefault(clip.variant_of, []).append(clip)
+        kept[sha256] = tuple(
+            Kept(clip, tuple(variants.get(clip.file, ())), tuple(repeats[sha256, clip.file]))
+            for clip in record.clips
+            if (sha256, clip.file) in accepted
+        )
+    return Screened(
+        kept,
+        {sha256: tuple(found) for sha256, found in refused.items()},
+        {sha256: groups.top(sha256) for sha256 in records},
+    )
+
+
+def _place(key: str) -> tuple[str, str]:
+    sha256, _, file = key.partition("\n")
+    return sha256, file

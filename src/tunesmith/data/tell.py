@@ -1,0 +1,125 @@
+"""The caption of every clip: its recording's own, else a model's, else what was measured.
+
+A model hears one clip at a time and takes long, so what it said is kept in the recording's staging
+folder: a run that was stopped does not ask again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tunesmith.data.atomic import json_line, write_bytes
+from tunesmith.data.caption import Caption, Captions
+from tunesmith.data.cut import CutClip
+from tunesmith.data.recording import Recording
+from tunesmith.data.screen import Kept
+from tunesmith.data.words import describe, retold
+from tunesmith.types import Audio
+
+if TYPE_CHECKING:
+    from tunesmith.captioners import Captioner
+
+FALLBACK = "name"
+"""Source of a caption that is nothing but the file's name: anything else is better."""
+
+
+def tell(
+    caption: Caption,
+    kept: Sequence[Kept],
+    folder: Path,
+    captions: Captions,
+    captioner: Captioner | None,
+    between: Callable[[], None],
+) -> dict[str, Caption]:
+    """Captions of a recording's clips and their variants, by the name of the staged file.
+
+    Args:
+        caption: the recording's.
+        kept: its clips.
+        folder: where they are staged.
+        captions: puts the trigger before new texts.
+        captioner: asked where the recording has no caption of its own; ``None`` asks none.
+        between: called between clips; what it raises ends the work, and what is told is kept.
+    """
+    told: dict[str, Caption] = {}
+    heard = _Heard(folder, captioner) if captioner and caption.source == FALLBACK else None
+    for item in kept:
+        own = caption
+        if caption.source == FALLBACK:
+            between()
+            own = (heard and heard.caption(item.clip.file, captions, caption)) or _measured(
+                item, captions, caption
+            )
+        told[item.clip.file] = own
+        for variant in item.variants:
+            if own.source == "facts":
+                again = describe(variant.facts)
+                text = captions.triggered(again.text) if again else own.text
+                told[variant.file] = replace(own, text=text)
+            else:
+                first, *further = (
+                    _follow(text, item.clip, variant) for text in (own.text, *own.variants)
+                )
+                told[variant.file] = replace(own, text=first, variants=tuple(further))
+    return told
+
+
+def _follow(text: str, original: CutClip, variant: CutClip) -> str:
+    return retold(
+        text,
+        original.facts,
+        variant.facts,
+        pitch_semitones=variant.operations.get("pitch_semitones", 0.0),
+        stretch=variant.operations.get("tempo_factor", 1.0),
+    )
+
+
+def _measured(item: Kept, captions: Captions, caption: Caption) -> Caption:
+    words = describe(item.clip.facts)
+    if words is None:
+        return caption
+    text = captions.triggered(words.text)
+    return replace(caption, text=text, source="facts", confidence=round(words.confidence, 3))
+
+
+class _Heard:
+    """What a model said of one recording's clips."""
+
+    def __init__(self, folder: Path, captioner: Captioner) -> None:
+        self._folder, self._captioner = folder, captioner
+        self._path = folder / "heard.json"
+        self._said: dict[str, Sequence] = {}
+        try:
+            before = json.loads(self._path.read_bytes())
+            if before["captioner"] == captioner.fingerprint:
+                self._said = dict(before["said"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+
+    def caption(self, file: str, captions: Captions, caption: Caption) -> Caption | None:
+        if file not in self._said:
+            (answer,) = self._captioner.caption([_audio(self._folder / file)])
+            self._said[file] = [answer.text, answer.confidence]
+            whole = {"captioner": self._captioner.fingerprint, "said": self._said}
+            write_bytes(self._path, json_line(whole).encode())
+        text, confidence = self._said[file]
+        if not text:
+            return None
+        return replace(
+            caption,
+            text=captions.triggered(text),
+            source=self._captioner.source,
+            confidence=round(float(confidence), 3),
+        )
+
+
+def _audio(path: Path) -> Audio:
+    with Recording(path) as recording:
+        samples = np.concatenate(list(recording.blocks()))
+        return Audio(np.ascontiguousarray(samples.T), recording.sample_rate_hz)
