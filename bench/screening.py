@@ -233,7 +233,7 @@ def main(first_seed: int = FIRST_SEED) -> None:
         f"{CLIPS} clips per fault and strength: cuts of the real recordings (jazz trio, trumpet, two "
         "readers) and rendered compositions, stored in 16 bits with dither. Thresholds were chosen "
         "on other compositions. The trumpet's file has a codec's edge at 17.5 kHz, above "
-        "what counts as false bandwidth (three quarters of half the rate), so it is clean; some "
+        "what counts as false bandwidth (0.735 of half the rate), so it is clean; some "
         "synthesizer patches of the rendered clips are lopsided, which comes and goes with "
         "their notes and is clean as well. Before an offset is added, what is below 10 Hz is filtered "
         "out; what is narrowed has a millionth of its power or more above the edge, so that there "

@@ -71,9 +71,11 @@ _SILENT_CHANNEL_DB = -55.0
 _BANDS = 128
 _LOWEST_EDGE = 20
 _CLIFF_DB = 14.0
+# Where nothing but rounding is left above it, a low cliff is one: what was recorded is never so even.
+_LOW_CLIFF_DB, _EVEN_DB = 5.0, 1.0
 _MOST_PARTIAL_DB = 50.0  # a partial that stands this far out of its band leaks into the others
 # An edge at 16 kHz in a 44.1 kHz file is narrow, one at 17 kHz (LAME's at 128 kbit/s) is not.
-_NARROW = 0.75  # of half the sample rate
+_NARROW = 0.735  # of half the sample rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +332,14 @@ def _cliff(mean_db: np.ndarray, filled_db: np.ndarray) -> tuple[int, float]:
     return best
 
 
+def _is_cliff(mean_db: np.ndarray, edge: int, height: float) -> bool:
+    if height >= _CLIFF_DB:
+        return True
+    above = mean_db[edge + 2 :]
+    even = len(above) > 0 and float(above.max() - np.median(above)) <= _EVEN_DB
+    return height >= _LOW_CLIFF_DB and even
+
+
 def bandwidth_hz(samples: np.ndarray, sample_rate_hz: int) -> float:
     """Upper edge of a sound: its cliff, or else the highest band within 60 dB of the strongest.
 
@@ -345,14 +355,15 @@ def bandwidth_hz(samples: np.ndarray, sample_rate_hz: int) -> float:
     wave = np.ascontiguousarray(samples.T, dtype=np.float32)
     mean_db, filled_db = _bands_db(wave, sample_rate_hz)
     edge, height = _cliff(mean_db, filled_db)
-    if height < _CLIFF_DB:
+    if not _is_cliff(mean_db, edge, height):
         edge = int(np.flatnonzero(mean_db > mean_db.max() - 60.0)[-1]) + 1
     return edge / _BANDS * sample_rate_hz / 2
 
 
 def _false_bandwidth(wave: np.ndarray, rate_hz: int) -> Fault | None:
-    edge, height = _cliff(*_bands_db(wave, rate_hz))
-    if height < _CLIFF_DB or edge >= _NARROW * _BANDS:
+    mean_db, filled_db = _bands_db(wave, rate_hz)
+    edge, height = _cliff(mean_db, filled_db)
+    if edge >= _NARROW * _BANDS or not _is_cliff(mean_db, edge, height):
         return None
     hz = edge / _BANDS * rate_hz / 2
     reason = f"nothing above {hz:.0f} Hz, though its sample rate could hold {rate_hz // 2} Hz"

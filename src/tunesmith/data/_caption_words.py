@@ -60,14 +60,14 @@ def told(caption: str, trigger: str = "") -> Told:
     if _BPM.search(text):
         terms["bpm"] = "tempo"
     covered = {part for term in terms for part in term.split()}
-    words = _WORD.findall(text)
+    words = [word for word in _WORD.findall(text) if not word.isdigit()]
     content = set(terms)
     english = 0
     for word in words:
         base = _singular(word)
         if {word, base} & (STOP | GENERIC | covered):
             english += 1
-        elif len(word) > 1 and not word.isdigit():
+        elif len(word) > 1:
             content.add(word)
     return Told(frozenset(content), terms, frozenset(terms.values()), english, len(words))
 
@@ -89,7 +89,7 @@ def _term_words() -> dict[str, str]:
 def _found(text: str) -> list[tuple[str, str]]:
     """Terms in a text, the longest first wherever several begin; ``(term, aspect)``."""
     known = _term_words()
-    words = _WORD.findall(text)
+    words = [word for word in _WORD.findall(text) if not word.isdigit()]
     found, at = [], 0
     while at < len(words):
         for size in (3, 2, 1):

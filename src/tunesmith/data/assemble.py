@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 
 from tunesmith.data.audiofolder import StagedClip, build, clip_name
 from tunesmith.data.caption import Caption
+from tunesmith.data.conform import PEAK_DBTP
 from tunesmith.data.cut import CutClip, CutRecord
 from tunesmith.data.screen import Kept, Screened
 from tunesmith.data.settings import Settings
@@ -76,7 +78,7 @@ def assemble(place: Place, parts: Parts, settings: Settings, fingerprint: str) -
     rejected = _rejections(parts)
     if not staged:
         raise _nothing_left(rejected, len(parts.found) + len(parts.refused))
-    warnings = [*parts.warnings, *_format_warnings(parts)]
+    warnings = [*parts.warnings, *_format_warnings(parts, settings.cut.normalise_lufs)]
     description = _description(staged, parts, rejected, warnings, settings, fingerprint)
     build(place.built, staged, rejected, description)
 
@@ -179,14 +181,21 @@ def _nothing_left(rejected: Sequence[Rejection], recordings: int) -> UserError:
     )
 
 
-def _format_warnings(parts: Parts) -> list[str]:
-    turned_down = 0
+def _format_warnings(parts: Parts, normalise_lufs: float | None) -> list[str]:
+    quieter = turned_down = 0
     formats: Counter[str] = Counter()
     for kept in (one for clips in parts.screened.kept.values() for one in clips):
         turned_down += kept.clip.gain_db < 0
+        loudness = kept.clip.facts.loudness_lufs
+        quieter += loudness is not None and loudness < (normalise_lufs or -math.inf) - 0.5
         formats[f"{kept.clip.sample_rate_hz} Hz, {kept.clip.channels} ch"] += 1
     warnings = []
-    if turned_down and not any("brought to" in line for line in parts.warnings):
+    if normalise_lufs is not None and quieter:
+        warnings.append(
+            f"{quieter} clips stay below {normalise_lufs:g} LUFS: louder, their peaks would pass "
+            f"{PEAK_DBTP:g} dBTP"
+        )
+    if normalise_lufs is None and turned_down:
         warnings.append(f"{turned_down} clips peaked above full scale and were turned down to it")
     if len(formats) > 1:
         listed = "; ".join(f"{count} at {name}" for name, count in sorted(formats.items()))

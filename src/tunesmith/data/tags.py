@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 
 from tinytag import TinyTag
 
+from tunesmith.data._caption_words import told
 from tunesmith.data.tables import TEXT_BYTES, one_line
 
 _BYTES = 16 << 20  # a cover of several megabytes may stand before the text
@@ -36,7 +37,8 @@ _NO_GENRE = re.compile(
 _NO_DESCRIPTION = re.compile(
     r"(?i)https?:|www\.|\.com\b|@|©|\(c\)|copyright|all rights|licen[sc]e|ripped|encoded|encoder"
     r"|download|visit |purchased|bandcamp|soundcloud|youtube|itunes|spotify|audacity|lame\b|lavf"
-    r"|exact audio|\beac\b|track \d|[0-9a-f]{8}\b|subscribe|release[d]? (by|on|date)|\bid ?3"
+    r"|processed (by|with)|(created|made|exported) with|ffmpeg"
+    r"|\bsox\b|exact audio|\beac\b|track \d|[0-9a-f]{8}\b|subscribe|release[d]? (by|on|date)|\bid ?3"
 )
 _KEY = re.compile(r"([A-Ga-g])\s*([#♯b♭]?)\s*(maj(?:or)?|min(?:or)?|m)?\.?")
 
@@ -170,13 +172,17 @@ def _key(value: object) -> str:
 
 
 def _describes(text: str) -> bool:
-    """Whether a comment reads like words about a sound, not like what a program left there."""
+    """Whether a comment reads like words about a sound, not like what a program left there.
+
+    A genre, an instrument, a mood or the like has to be in it: no list of programs is ever whole.
+    """
     letters = sum(character.isalpha() for character in text)
     return (
         letters >= 0.6 * len(text)
         and len(re.findall(r"[^\W\d_]{2,}", text)) >= 2
         and len(text) < _FIELD
         and not _NO_DESCRIPTION.search(text)
+        and bool(told(text).terms)
     )
 
 

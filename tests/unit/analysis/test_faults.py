@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import signal
@@ -294,3 +295,17 @@ def test_faults_do_not_depend_on_gain_or_order_of_channels(seed, gain, clip):
     assert expected == (["clipping"] if clip else [])
     assert names((gain * samples).astype(np.float32)) == expected
     assert names(samples[:, ::-1]) == expected
+
+
+def test_a_low_cliff_down_to_nothing_but_rounding_is_one_and_a_dark_slope_is_not():
+    rng = np.random.default_rng(3)
+    noise = rng.standard_normal((10 * 44_100, 2))
+    dark = signal.sosfilt(signal.butter(4, 2500, fs=44_100, output="sos"), noise, axis=0)
+    dark *= 0.01 / np.abs(dark).max()
+    cut = soxr.resample(soxr.resample(dark, 44_100, 16_000), 16_000, 44_100)
+
+    def stored(samples):
+        return (np.rint(samples * 32768) / 32768).astype(np.float32)
+
+    assert [fault.name for fault in find_faults(stored(cut), 44_100)] == ["false_bandwidth"]
+    assert find_faults(stored(dark), 44_100) == []

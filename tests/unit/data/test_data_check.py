@@ -109,6 +109,16 @@ def test_a_quieter_shifted_copy_is_a_repeat_and_another_take_is_not(tmp_path):
     assert [set(pair) for pair in found.screening.repeats] == [{"train/00.wav", "train/01.wav"}]
 
 
+def test_two_short_words_with_a_like_contour_are_no_repeat(tmp_path):
+    rise = np.linspace(0.05, 1.0, RATE_HZ // 2)
+    takes = [
+        (0.2 * rise * np.random.default_rng(seed).standard_normal(len(rise))).astype(np.float32)
+        for seed in (1, 2)
+    ]
+    data_set(tmp_path, takes)
+    assert check(tmp_path).screening.repeats == ()
+
+
 def test_the_sound_one_of_two_copies_counts(tmp_path):
     rows = data_set(tmp_path, [1, 1, 2])
     fault = {"name": "clipping", "figure": 8.0, "unit": "%", "reason": "clipped: 8 %"}

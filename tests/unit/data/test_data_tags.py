@@ -83,6 +83,8 @@ def test_numbered_genres_of_id3(tmp_path):
         (Tags(comment="0000A1B2 000F3344"), ""),
         (Tags(comment="Visit https://example.org"), ""),
         (Tags(comment="Encoded by LAME 3.100"), ""),
+        (Tags(comment="Processed by SoX"), ""),
+        (Tags(comment="Bounced from Some Program"), ""),
         (Tags(comment="ok"), ""),
     ],
 )
