@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from tunesmith.atomic import write_bytes
 from tunesmith.config import load_config
 from tunesmith.data import prepare
-from tunesmith.data.atomic import write_bytes
 from tunesmith.data.encode import read_audio
 from tunesmith.data.load import load_dataset
 from tunesmith.families import EMBEDDED, base_limits, find_base, load

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from tunesmith.data.atomic import (
+from tunesmith.atomic import (
     disk_error,
     link_or_copy,
     sync_folder,

@@ -21,7 +21,7 @@ from tunesmith.analysis.facts import SURE_TEMPO, Facts, measure
 from tunesmith.analysis.faults import Fault, bandwidth_hz, find_faults
 from tunesmith.analysis.fingerprint import fingerprint
 from tunesmith.analysis.rhythm import find_beats
-from tunesmith.data.atomic import disk_error, json_line, sync_folder, write_bytes
+from tunesmith.atomic import disk_error, json_line, sync_folder, write_bytes
 from tunesmith.data.conform import conform, flac, normalising_gain_db
 from tunesmith.data.recording import BadRecording, Limits, Recording
 from tunesmith.data.segment import Piece, Segmenter

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from tunesmith.data.atomic import write_bytes
+from tunesmith.atomic import write_bytes
 from tunesmith.data.recording import BadRecording, Limits, Recording
 from tunesmith.errors import Stopped, UserError
 from tunesmith.types import Audio, Clip, Example

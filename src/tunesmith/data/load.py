@@ -11,7 +11,7 @@ import soundfile
 
 from tunesmith.data.audiofolder import SPLIT_NAMES, SPLITS, describe
 from tunesmith.data.caption import Captions
-from tunesmith.data.sources import file_sha256, find_recordings
+from tunesmith.data.sources import NOT_TAKEN, file_sha256, find_recordings
 from tunesmith.data.split import split
 from tunesmith.data.tables import OWN_COLUMNS, TABLES, read_table
 from tunesmith.errors import UserError
@@ -97,6 +97,8 @@ def _ours(root: Path) -> list[Clip]:
 def _foreign(root: Path) -> list[Clip]:
     _check_tables(root)
     found, rejected = find_recordings(root)
+    # A score beside the recordings does no harm; a recording that is missed would.
+    rejected = [one for one in rejected if Path(one.file).suffix.lower() not in NOT_TAKEN]
     if rejected:
         raise UserError(
             f"{rejected[0].file}: {rejected[0].reason}", "run `tunesmith prepare` on this folder"

@@ -7,7 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
-from tunesmith.data.atomic import disk_error, sync_folder
+from tunesmith.atomic import disk_error, sync_folder
 from tunesmith.errors import UserError
 
 _LOCK_TRIES, _LOCK_WAIT_S = 30, 0.1

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tunesmith.data.atomic import json_line, write_bytes
+from tunesmith.atomic import json_line, write_bytes
 from tunesmith.data.caption import Caption, Captions
 from tunesmith.data.cut import CutClip
 from tunesmith.data.recording import Recording

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from tunesmith.data.atomic import write_bytes
+from tunesmith.atomic import write_bytes
 from tunesmith.errors import UserError, did_you_mean
 from tunesmith.families._bundle import Bundle
 from tunesmith.methods._adapter import Adapter, State

@@ -16,9 +16,9 @@ import soundfile
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from tunesmith.atomic import write_bytes
 from tunesmith.data._clip_measures import read_part
 from tunesmith.data._histogram import Histogram, of_numbers
-from tunesmith.data.atomic import write_bytes
 from tunesmith.data.needs import percent
 from tunesmith.errors import UserError
 from tunesmith.report import figures

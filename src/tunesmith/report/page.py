@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +13,7 @@ from typing import Any, Literal
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from tunesmith.errors import UserError
+from tunesmith.atomic import write_bytes
 from tunesmith.report import figures
 from tunesmith.report._embed import Sound, embed_all
 from tunesmith.report.figures import Curve
@@ -165,24 +163,7 @@ def write_report(report: Report, path: Path, *, limit_mb: float = 48.0) -> Path:
     """
     path = Path(path)
     html = render(report, limit_mb=limit_mb).encode("utf-8", errors="replace")
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror})", "choose a folder that exists"
-        ) from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(html)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)  # mkstemp lets nobody else read, a report is to be passed on
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_bytes(path, html)
     return path
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 import yaml
 
+from tunesmith.atomic import disk_error, write_bytes
 from tunesmith.config import Loaded, RunConfig, dump
 from tunesmith.config_source import to_yaml
-from tunesmith.data.atomic import disk_error, write_bytes
 from tunesmith.data.encode import encode
 from tunesmith.data.load import load_dataset
 from tunesmith.errors import Diverged, ResourceError, UserError

@@ -15,7 +15,7 @@ ROOT = Path(tunesmith.__file__).parent
 # they need, so it stands on them.
 LAYERS = [
     ["types", "errors"],
-    ["registry", "config_source"],
+    ["registry", "config_source", "atomic"],
     ["analysis", "objectives", "metrics"],
     ["captioners"],
     ["families"],

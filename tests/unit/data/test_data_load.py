@@ -125,3 +125,12 @@ def test_hugging_face_datasets_opens_it(tmp_path, monkeypatch):
             assert row["caption"] == mine.caption and row["sha256"] == mine.sha256
             assert row["start_s"] == mine.start_s and row["bpm"] == mine.extra.get("bpm", "")
     assert not ours
+
+
+def test_a_score_beside_the_recordings_does_no_harm(tmp_path):
+    plain(tmp_path / "x")
+    (tmp_path / "x" / "song.mid").write_bytes(b"MThd")
+    assert len(load_dataset(tmp_path / "x")) == 6
+    (tmp_path / "x" / "song.m4a").write_bytes(b"")
+    with pytest.raises(UserError, match=r"song\.m4a"):
+        load_dataset(tmp_path / "x")
