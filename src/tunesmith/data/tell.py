@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 FALLBACK = "name"
 """Source of a caption that is nothing but the file's name: anything else is better."""
 
+_TOGETHER = 4  # clips that a model hears at once
+
 
 def tell(
     caption: Caption,
@@ -45,14 +47,16 @@ def tell(
         folder: where they are staged.
         captions: puts the trigger before new texts.
         captioner: asked where the recording has no caption of its own; ``None`` asks none.
-        between: called between clips; what it raises ends the work, and what is told is kept.
+        between: called now and then; what it raises ends the work, and what is told is kept.
     """
     told: dict[str, Caption] = {}
-    heard = _Heard(folder, captioner) if captioner and caption.source == FALLBACK else None
+    heard: _Heard | None = None
+    if captioner and caption.source == FALLBACK:
+        heard = _Heard(folder, captioner)
+        heard.listen([item.clip.file for item in kept], between)
     for item in kept:
         own = caption
         if caption.source == FALLBACK:
-            between()
             own = (heard and heard.caption(item.clip.file, captions, caption)) or _measured(
                 item, captions, caption
             )
@@ -102,12 +106,25 @@ class _Heard:
         except (OSError, ValueError, KeyError, TypeError):
             pass
 
-    def caption(self, file: str, captions: Captions, caption: Caption) -> Caption | None:
-        if file not in self._said:
-            (answer,) = self._captioner.caption([_audio(self._folder / file)])
-            self._said[file] = [answer.text, answer.confidence]
+    def listen(self, files: Sequence[str], between: Callable[[], None]) -> None:
+        """Asks for what is not known yet, always in the same groups.
+
+        In half precision an answer can depend on what else is in the batch, and a run that goes on
+        must end with the same bytes.
+        """
+        for start in range(0, len(files), _TOGETHER):
+            group = files[start : start + _TOGETHER]
+            if all(file in self._said for file in group):
+                continue
+            between()
+            answers = self._captioner.caption([_audio(self._folder / file) for file in group])
+            for file, answer in zip(group, answers, strict=True):
+                self._said[file] = [answer.text, answer.confidence]
             whole = {"captioner": self._captioner.fingerprint, "said": self._said}
             write_bytes(self._path, json_line(whole).encode())
+
+    def caption(self, file: str, captions: Captions, caption: Caption) -> Caption | None:
+        """What was said of a clip; ``None`` if that was nothing."""
         text, confidence = self._said[file]
         if not text:
             return None

@@ -158,7 +158,7 @@ def test_what_a_model_said_is_not_asked_again_after_a_stop(tmp_path, parrot):
             tmp_path / "src", tmp_path / "d", captioner="parrot",
             should_stop=lambda: 15 * (parrot.heard >= 3), **SHORT,
         )  # fmt: skip
-    assert parrot.heard == 3
+    assert 3 <= parrot.heard < asked
     again = prepare(tmp_path / "src", tmp_path / "d", captioner="parrot", **SHORT)
     assert parrot.heard == asked and again.clips == whole.clips
     assert tree(tmp_path / "d") == tree(tmp_path / "whole")
