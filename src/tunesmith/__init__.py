@@ -5,6 +5,7 @@ What the command line does, a few lines of Python do as well::
     import tunesmith
 
     tunesmith.prepare("recordings/", "data/", **tunesmith.limits("pocket"))
+    print(tunesmith.check("data/", "lora").verdict)
     result = tunesmith.train(base="pocket", method="lora", data="data/", out="runs/mine")
     model = tunesmith.open("pocket", adapter="runs/mine")
     for take in model.generate(["slow blues, electric guitar"], duration_s=4.0):
@@ -18,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from tunesmith.api import Model, limits, open, prepare, train, write_sound
+    from tunesmith.api import Model, check, limits, open, prepare, train, write_sound
 
-__all__ = ["Model", "__version__", "limits", "open", "prepare", "train", "write_sound"]
+__all__ = ["Model", "__version__", "check", "limits", "open", "prepare", "train", "write_sound"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.config import load_config
+from tunesmith.data.check import check
 from tunesmith.data.prepare import prepare
 from tunesmith.families import base_limits, find_base
 from tunesmith.families import load as load_base
 from tunesmith.families._bundle import Bundle
-from tunesmith.formats.adapter import find_adapter, load_adapter
+from tunesmith.formats.adapter import card_hash, find_adapter, load_adapter, read_card
 from tunesmith.formats.sound import write_sound as _write_sound
 from tunesmith.methods._adapter import Adapter
 from tunesmith.tasks.generate import Take, generate
@@ -74,6 +75,22 @@ class Model:
     ) -> None:
         self.bundle, self.adapter, self.folder = bundle, adapter, folder
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Where its sound comes from, for the comment of a file: names, hashes, licence, rights."""
+        found = {
+            "base": self.bundle.name,
+            "base_hash": self.bundle.base_hash,
+            "base_licence": self.bundle.licence,
+        }
+        if self.folder is not None:
+            found |= {
+                "adapter": self.folder.name,
+                "adapter_hash": card_hash(self.folder),
+                "data_rights": read_card(self.folder).get("rights", ""),
+            }
+        return found
+
     def set_strength(self, strength: float) -> None:
         """Scale the adapter: 0 is the base, 1 as trained."""
         if self.adapter is not None:
@@ -121,4 +138,4 @@ def write_sound(path: str | Path, audio: Audio, made_of: dict[str, Any] | None =
     _write_sound(Path(path), audio, made_of)
 
 
-__all__ = ["Model", "limits", "open", "prepare", "train", "write_sound"]
+__all__ = ["Model", "check", "limits", "open", "prepare", "train", "write_sound"]

@@ -66,6 +66,7 @@ def test_a_sweep_of_strengths(run: Path, tiny_base: Path, tmp_path: Path):
         seen[made_of["prompt"], made_of["seed"], made_of["strength"]] = made_of
         assert made_of["base"] == str(tiny_base)
         assert len(made_of["base_hash"]) == len(made_of["adapter_hash"]) == 64
+        assert made_of["data_rights"] == "mine" and made_of["base_licence"]
     assert {key[1:] for key in seen} == {(s, w) for s in (5, 6) for w in (0.0, 0.5, 1.0)}
     # Strength 0 is the base itself, and 1 is not.
     done = cli(

@@ -22,6 +22,9 @@ from tunesmith.data.split import SplitPlan
 from tunesmith.errors import UserError
 from tunesmith.types import Clip, Split
 
+_OF_ORIGINAL = frozenset(
+    {"bpm", "tempo", "tempo_bpm", "key", "keyscale", "key_scale", "scale", "duration", "mode"}
+)
 GAP = "left out: the gap between train and valid in this recording"
 
 
@@ -111,6 +114,8 @@ def _rows(item: Found, parts: Parts, names: Mapping[tuple[str, str], str]):
             caption = parts.captions[item.sha256][cut.file]
             extra = dict(caption.extra)
             if cut.operations:
+                # A column would go on telling the tempo and key of the original.
+                extra = {name: v for name, v in extra.items() if name.lower() not in _OF_ORIGINAL}
                 extra["augmentation"] = json.dumps(dict(cut.operations), sort_keys=True)
             original = names[item.sha256, cut.variant_of] if cut.variant_of else ""
             clip = Clip(

@@ -10,9 +10,10 @@ from __future__ import annotations
 from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 from tunesmith.analysis.faults import FAULTS as CLIP_FAULTS
-from tunesmith.analysis.fingerprint import Index
+from tunesmith.analysis.fingerprint import Index, Match
 from tunesmith.data.cut import CutClip, CutRecord, Refused
 from tunesmith.errors import UserError, did_you_mean
 
@@ -25,6 +26,8 @@ FAULTS: Mapping[str, str] = {
 
 # A clip that shares less than this with another recording's is new enough to be learnt from.
 _SAME_SHARE = 0.5
+# Of one match, unless it is half of the shorter clip: different pieces may share a chord.
+_LEAST_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +103,15 @@ def screen(
 ) -> Screened:
     """Looks for near-duplicates across recordings and repeats within them.
 
-    The copy that loses least is let in: lossless before lossy, then by name. Repeats within one
-    recording are noted and stay: loops are music.
+    The best copy is let in (:func:`_worth`). Repeats within one recording are noted and stay: loops
+    are music.
 
     Args:
         records: by the recording's hash.
         names: of the recordings, by hash.
         keep: faults to let in.
     """
-    order = sorted(records, key=lambda sha256: (records[sha256].lossy, names[sha256]))
+    order = sorted(records, key=lambda sha256: (*_worth(records[sha256]), names[sha256]))
     index = Index()
     lengths: dict[tuple[str, str], float] = {}
     groups = _Groups()
@@ -123,7 +126,11 @@ def screen(
             here = (sha256, clip.file)
             print_ = b64decode(clip.fingerprint)
             covered_s, best = 0.0, None
-            matches = index.find(print_) if print_ else []
+            matches = [
+                match
+                for match in (index.find(print_) if print_ else [])
+                if _is_long(match, clip.duration_s, lengths[_place(match.key)])
+            ]
             for match in matches:
                 there = _place(match.key)
                 if there[0] != sha256:
@@ -164,6 +171,30 @@ def screen(
         {sha256: tuple(found) for sha256, found in refused.items()},
         {sha256: groups.top(sha256) for sha256 in records},
     )
+
+
+def _worth(record: CutRecord) -> tuple[bool, bool, float, float]:
+    """Smaller is better: without faults, lossless, wider in band, louder.
+
+    Bandwidth counts in steps of 2 kHz and loudness in steps of 12 dB: less is no reason to prefer
+    one file to another, and the rest is left to the name.
+    """
+    clips = [clip for clip in record.clips if not clip.variant_of]
+    if not clips:
+        return (False, False, 0.0, 0.0)
+    band_hz = median(clip.bandwidth_hz for clip in clips)
+    loud = median(
+        -70.0 if clip.facts.loudness_lufs is None else clip.facts.loudness_lufs - clip.gain_db
+        for clip in clips
+    )
+    faulty = any(clip.faults for clip in clips)
+    return (faulty, record.lossy, -(band_hz // 2000), -(loud // 12))
+
+
+def _is_long(match: Match, one_s: float, other_s: float) -> bool:
+    """Whether a match is more than a chord or a drum fill that two pieces have in common."""
+    shorter_s = min(one_s, other_s)
+    return match.share >= _SAME_SHARE or match.share * shorter_s >= _LEAST_S
 
 
 def _place(key: str) -> tuple[str, str]:

@@ -114,7 +114,10 @@ class Segmenter:
         while self._held > self._max:
             # push() has left less than max + min, so that any cut leaves at most max_s.
             low, high = self._min, min(self._max, self._held - self._min)
-            if low > high:  # max_s < 2 * min_s: this rest cannot be made into two clips
+            if low <= high:  # about halves: twenty and twenty rather than thirty and ten
+                middle = self._held // 2
+                low, high = max(low, middle - middle // 4), min(high, middle + middle // 4)
+            else:  # max_s < 2 * min_s: this rest cannot be made into two clips
                 low, high = (self._min + self._max) // 2, self._max
             yield self._cut(low, high)
         if not self._held:

@@ -10,10 +10,12 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tunesmith.analysis.facts import Facts
 from tunesmith.atomic import json_line, write_bytes
 from tunesmith.data.caption import Caption, Captions
 from tunesmith.data.cut import CutClip
@@ -54,18 +56,19 @@ def tell(
     if captioner and caption.source == FALLBACK:
         heard = _Heard(folder, captioner)
         heard.listen([item.clip.file for item in kept], between)
+    tempo_bpm = _common_tempo(kept)
     for item in kept:
         own = caption
         if caption.source == FALLBACK:
             own = (heard and heard.caption(item.clip.file, captions, caption)) or _measured(
-                item, captions, caption
+                item.clip.facts, tempo_bpm, captions, caption
             )
         told[item.clip.file] = own
         for variant in item.variants:
             if own.source == "facts":
-                again = describe(variant.facts)
-                text = captions.triggered(again.text) if again else own.text
-                told[variant.file] = replace(own, text=text)
+                stretch = variant.operations.get("tempo_factor", 1.0)
+                common_bpm = None if tempo_bpm is None else tempo_bpm * stretch
+                told[variant.file] = _measured(variant.facts, common_bpm, captions, caption)
             else:
                 first, *further = (
                     _follow(text, item.clip, variant) for text in (own.text, *own.variants)
@@ -84,8 +87,36 @@ def _follow(text: str, original: CutClip, variant: CutClip) -> str:
     )
 
 
-def _measured(item: Kept, captions: Captions, caption: Caption) -> Caption:
-    words = describe(item.clip.facts)
+def _common_tempo(kept: Sequence[Kept]) -> float | None:
+    """The tempo that most of a recording's clips agree on, an octave apart or not.
+
+    A steady piece must not be called 108 bpm here, 111 there, and 220 in between.
+    """
+    found = [
+        (item.clip.facts.tempo_bpm, item.clip.facts.tempo_confidence)
+        for item in kept
+        if item.clip.facts.tempo_bpm is not None
+    ]
+    if len(found) < 2:
+        return None
+    near = {bpm: [one for one, _ in found if _same_level(one, bpm)] for bpm, _ in found}
+    bpm = max(found, key=lambda one: (len(near[one[0]]), one[1]))[0]
+    agreeing = sum(any(_same_level(one * k, bpm) for k in (0.5, 1, 2)) for one, _ in found)
+    return median(near[bpm]) if 2 * agreeing > len(found) else None
+
+
+def _same_level(one_bpm: float, other_bpm: float) -> bool:
+    return abs(one_bpm / other_bpm - 1) <= 0.04
+
+
+def _measured(
+    facts: Facts, tempo_bpm: float | None, captions: Captions, caption: Caption
+) -> Caption:
+    """What was measured, with the recording's tempo where the clip's is the same or an octave off."""
+    if tempo_bpm is not None and facts.tempo_bpm is not None:
+        steady = any(_same_level(facts.tempo_bpm * k, tempo_bpm) for k in (0.5, 1, 2))
+        facts = replace(facts, tempo_bpm=tempo_bpm) if steady else facts
+    words = describe(facts)
     if words is None:
         return caption
     text = captions.triggered(words.text)

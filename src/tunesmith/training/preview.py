@@ -22,6 +22,7 @@ class Previewer:
         seed: seed of the first prompt; prompt i has ``seed + i``.
         settings: sampling.
         stop: polled while generating.
+        data_rights: what may be done with the recordings; kept in every file.
     """
 
     def __init__(
@@ -33,9 +34,11 @@ class Previewer:
         seed: int,
         settings: GenerationSettings,
         stop: Callable[[], int],
+        data_rights: str = "",
     ) -> None:
         self.bundle, self.folder, self.prompts = bundle, folder, tuple(prompts)
         self.seconds, self.seed, self.settings, self.stop = seconds, seed, settings, stop
+        self.data_rights = data_rights
 
     def __call__(self, step: int) -> None:
         for index, prompt in enumerate(self.prompts):
@@ -49,7 +52,14 @@ class Previewer:
                 should_stop=self.stop,
             )
             for take in takes:
-                made_of = {"prompt": prompt, "seed": seed, "step": step, "base": self.bundle.name}
+                made_of = {
+                    "prompt": prompt,
+                    "seed": seed,
+                    "step": step,
+                    "base": self.bundle.name,
+                    "base_licence": self.bundle.licence,
+                    "data_rights": self.data_rights,
+                }
                 write_sound(
                     self.folder / f"step-{step:08d}" / f"{index:02d}.flac", take.audio, made_of
                 )

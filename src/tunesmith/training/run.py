@@ -232,11 +232,12 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
         warnings.append(
             "there are no validation clips: the last weights are kept, and no loss can tell if they are good"
         )
-    warnings += [
-        f"{clip.path.name} is {clip.duration_s:.1f} s; only the first {bundle.max_s:g} s are used"
-        for clip in clips
-        if clip.duration_s > bundle.max_s + 0.05
-    ][:3]
+    long = sum(clip.duration_s > bundle.max_s + 0.05 for clip in clips)
+    if long:
+        warnings.append(
+            f"{long} of {len(clips)} clips are longer than {bundle.max_s:g} s, and only the first "
+            f"{bundle.max_s:g} s are used: `tunesmith prepare --base {base.name}` cuts them to fit"
+        )
     sets = _encode(sides, bundle, stop, event)
     bundle.release_codec()
 
@@ -267,7 +268,7 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
         _check_unchanged(earlier, facts)
     preview = None
     if config.preview.every != 0:
-        preview = _previewer(loaded, bundle, sides["train"], folder, stop)
+        preview = _previewer(loaded, bundle, sides["train"], folder, stop, facts["rights"])
     write_bytes(facts_file, (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
 
     # From here on the run's files are written to: all that can be refused has been.
@@ -343,7 +344,7 @@ def intervals(config: RunConfig, clips: int) -> Intervals:
 
 
 def _previewer(
-    loaded: Loaded, bundle: Bundle, clips: list[Clip], folder: Path, stop: StopFlag
+    loaded: Loaded, bundle: Bundle, clips: list[Clip], folder: Path, stop: StopFlag, rights: str
 ) -> Previewer:
     preview = loaded.config.preview
     captions = list(dict.fromkeys(clip.caption for clip in clips))
@@ -356,7 +357,9 @@ def _previewer(
             f"give at most {bundle.max_s:g}",
         )
     settings = GenerationSettings(guidance=preview.guidance)
-    return Previewer(bundle, folder / "previews", prompts, seconds, preview.seed, settings, stop)
+    return Previewer(
+        bundle, folder / "previews", prompts, seconds, preview.seed, settings, stop, rights
+    )
 
 
 def _warm_start(adapter: Adapter, name: str, bundle: Bundle) -> None:

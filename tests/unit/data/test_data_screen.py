@@ -1,8 +1,10 @@
 from base64 import b64encode
+from dataclasses import replace
 
 import pytest
 
 from tunesmith.analysis.facts import Facts
+from tunesmith.analysis.faults import Fault
 from tunesmith.analysis.fingerprint import Match
 from tunesmith.data import screen as screening
 from tunesmith.data.cut import CutClip, CutRecord
@@ -36,11 +38,11 @@ def _words(monkeypatch):
     monkeypatch.setattr(screening, "Index", Words)
 
 
-def clip(number, words, seconds=10.0, variant_of=""):
+def clip(number, words, seconds=20.0, variant_of="", band_hz=4000.0, lufs=-20.0, faults=()):
     print_ = b64encode(words.encode()).decode()
     return CutClip(
         f"{number:05d}{'-v1' * bool(variant_of)}.flac", "", 1, 10.0 * number, seconds, 0.0, 8000, 1,
-        FACTS, 4000.0, print_, variant_of=variant_of,
+        replace(FACTS, loudness_lufs=lufs), band_hz, print_, faults, variant_of=variant_of,
     )  # fmt: skip
 
 
@@ -65,6 +67,32 @@ def test_a_copy_in_another_recording_is_left_out_and_the_lossless_one_stays():
     assert (refused.fault, refused.figure, refused.unit) == (NEAR_DUPLICATE, 100.0, "%")
     assert "b.wav" in refused.reason and refused.start_s == 0.0
     assert found.group == {"a": "a", "b": "b", "c": "c"}
+
+
+@pytest.mark.parametrize(
+    "worse",
+    [
+        {"faults": (Fault("clipping", 1.0, "%", "clipped"),)},
+        {"band_hz": 1500.0},
+        {"lufs": -50.0},
+        {"lufs": None},
+    ],
+)
+def test_the_better_copy_stays_whatever_its_name(worse):
+    records = {"b": recording(clip(0, "one two", **worse)), "c": recording(clip(0, "one two"))}
+    found = screen(records, NAMES, ("clipping",))
+    assert found.kept["c"] and not found.kept["b"]
+
+
+def test_a_chord_in_common_is_no_copy():
+    # Three seconds each: together more than half of the last, none of them long.
+    records = {
+        "a": recording(clip(0, "one 2 3 4 5 6 7")),
+        "b": recording(clip(0, "two b c d e f g")),
+        "c": recording(clip(0, "one two y z v w x")),
+    }
+    found = screen(records, NAMES, ())
+    assert found.kept["c"] and len(set(found.group.values())) == 3
 
 
 def test_a_copy_that_is_kept_stands_on_the_same_side():

@@ -134,3 +134,8 @@ def test_no_beats_means_quiet_places():
     assert [p.start for p in on_beats(samples, lambda held_s: None)] == [p.start for p in plain]
     none_inside = on_beats(samples, lambda held_s: np.array([0.0]))
     assert [p.start for p in none_inside] == [p.start for p in plain]
+
+
+def test_the_last_two_share_about_evenly():
+    got = pieces(steady(34.0), 5.0, 30.0)
+    assert len(got) == 2 and 12.0 <= len(got[0].samples) / RATE_HZ <= 22.0

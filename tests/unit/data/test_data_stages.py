@@ -187,6 +187,27 @@ def test_variants_are_made_of_training_clips_and_their_captions_follow(tmp_path)
     assert tree(tmp_path / "again") == tree(tmp_path / "d")
 
 
+def test_columns_that_a_variant_makes_false_are_left_out(tmp_path):
+    pytest.importorskip("audiomentations")
+    for number in range(3):
+        put(tmp_path / "src" / f"{number}.wav", music(6.0, number))
+    rows = [
+        {"file_name": f"{n}.wav", "text": "chords", "bpm": 120, "mood": "calm"} for n in range(3)
+    ]
+    (tmp_path / "src" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    prepare(tmp_path / "src", tmp_path / "d", augment=["stretch"], variants=1, **SHORT)
+    for clip in load_dataset(tmp_path / "d"):
+        assert clip.extra["mood"] == "calm"
+        assert ("bpm" in clip.extra) == (not clip.variant_of)
+
+
+def test_clips_of_a_steady_piece_are_given_one_tempo(tmp_path):
+    put(tmp_path / "src" / "a.wav", music(60.0, 0, bpm=110))
+    prepare(tmp_path / "src", tmp_path / "d", min_s=6.0, max_s=10.0, workers=0)
+    told = {clip.caption.split(",")[0] for clip in load_dataset(tmp_path / "d")}
+    assert len({text for text in told if "bpm" in text}) == 1
+
+
 def test_a_voice_keeps_its_pitch(tmp_path):
     write(tmp_path / "src" / "a.wav")
     with pytest.raises(UserError, match="pitch"):
