@@ -96,6 +96,12 @@ def prepare(
         from tunesmith.families import base_limits
 
         base_rate_hz, base_channels, base_max_s = base_limits(base)
+        for name, given, wanted in (
+            ("--sample-rate", sample_rate, base_rate_hz),
+            ("--channels", channels, base_channels),
+        ):
+            if given and given != wanted:
+                typer.echo(f"warning: {name} {given}, but {base} takes {wanted}", err=True)
         sample_rate = sample_rate or base_rate_hz
         channels = channels or base_channels
     with _signals() as should_stop, _bar() as on_progress:

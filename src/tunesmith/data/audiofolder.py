@@ -37,8 +37,8 @@ SPLIT_NAMES: dict[str, Split | None] = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), None),
 }
 # The encoded clips are cached inside; whoever rebuilds the data set has no use for them.
-MEASURES, REJECTED = "measures.jsonl", "rejected.jsonl"
-_OURS = frozenset({"dataset.json", MEASURES, REJECTED, "check.html", ".cache", *SPLITS})
+MEASURES, REJECTED, RECORDS = "measures.jsonl", "rejected.jsonl", ".prepare"
+_OURS = frozenset({"dataset.json", MEASURES, REJECTED, RECORDS, "check.html", ".cache", *SPLITS})
 _JUNK = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
 

@@ -30,6 +30,9 @@ from tunesmith.data.words import facts_follow
 PIPELINE = 2
 """Raised when the same sound and settings begin to give other clips."""
 
+RECORD = "record.json"
+"""Written last into a recording's staging folder."""
+
 
 @dataclass(frozen=True, slots=True)
 class CutSettings:
@@ -177,7 +180,7 @@ class CutRecord:
 def read_record(folder: Path) -> CutRecord | None:
     """The record of a staging folder, if the work there is complete."""
     try:
-        record = CutRecord.from_json(json.loads((folder / "record.json").read_bytes()))
+        record = CutRecord.from_json(json.loads((folder / RECORD).read_bytes()))
         whole = all((folder / clip.file).stat().st_size == clip.size_bytes for clip in record.clips)
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -216,7 +219,7 @@ def cut(
         record = CutRecord.unusable(str(error))
     sync_folder(folder)
     value = record.to_json()
-    write_bytes(folder / "record.json", json_line(value).encode())
+    write_bytes(folder / RECORD, json_line(value).encode())
     sync_folder(folder)
     # Rounded as it was written: a run that goes on from the file must decide the same.
     return CutRecord.from_json(value)

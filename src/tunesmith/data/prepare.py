@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunesmith.data import audiofolder
+from tunesmith.data import audiofolder, reuse
 from tunesmith.data.assemble import Found, Parts, assemble
 from tunesmith.data.caption import Caption, Captions
 from tunesmith.data.cut import PIPELINE, CutRecord, CutSettings, read_record
@@ -164,7 +164,8 @@ def prepare(
     if not sources:
         reason = f" ({refused[0].file}: {refused[0].reason})" if refused else ""
         raise UserError(
-            f"no recordings in {source_root}{reason}", "wav, flac, ogg, mp3 and aiff are read"
+            f"no recordings in {source_root}{reason}",
+            "wav, flac, ogg, mp3 and aiff are read, and with ffmpeg m4a, video and more",
         )
     captions = Captions(source_root, caption, trigger)
     found = _read(sources, captions, refused, report, should_stop)
@@ -176,6 +177,8 @@ def prepare(
     with Staging(dest) as staging:
         if _stands(dest, fingerprint):
             return _summary(dest, unchanged=True)
+        keys = [settings.cut.key(item.sha256) for item in found]
+        reuse.restore(dest, staging.path, keys)
         records = _cut(found, staging, settings.cut, workers, report, should_stop)
         names = {item.sha256: item.source.name for item in found}
         screened = screen(records, names, settings.cut.keep)
@@ -190,6 +193,7 @@ def prepare(
         _poll(should_stop, "the clips are kept; run again to finish")
         parts = Parts(found, records, screened, plan, told, refused, warnings)
         assemble(staging, parts, settings, fingerprint)
+        reuse.keep(staging.built, staging.path, keys)
         staging.publish()
     return _summary(dest)
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 FALLBACK = "name"
 """Source of a caption that is nothing but the file's name: anything else is better."""
 
+HEARD = "heard.json"
+"""What a model said of a recording's clips, in its staging folder."""
+
 _TOGETHER = 4  # clips that a model hears at once
 
 
@@ -128,7 +131,7 @@ class _Heard:
 
     def __init__(self, folder: Path, captioner: Captioner) -> None:
         self._folder, self._captioner = folder, captioner
-        self._path = folder / "heard.json"
+        self._path = folder / HEARD
         self._said: dict[str, Sequence] = {}
         try:
             before = json.loads(self._path.read_bytes())

@@ -225,6 +225,49 @@ def test_several_captions_go_with_the_clip(tmp_path):
     assert clips["b.wav"].captions == ()
 
 
+def test_what_was_cut_is_not_cut_again_for_another_caption(tmp_path, monkeypatch):
+    from tunesmith.data import pool
+
+    for number in range(4):
+        put(tmp_path / "src" / f"{number}.wav", music(6.0, number, bpm=90 + 10 * number))
+    prepare(tmp_path / "src", tmp_path / "d", caption="one", **SHORT)
+    seen = []
+    real = pool.cut
+    monkeypatch.setattr(
+        pool, "cut", lambda path, *rest: seen.append(path.name) or real(path, *rest)
+    )
+    changed = {"caption": "two", "rights": "mine", "trigger": "ohwx"}
+    prepare(tmp_path / "src", tmp_path / "d", **changed, **SHORT)
+    assert seen == []
+    assert {clip.caption for clip in load_dataset(tmp_path / "d")} == {"ohwx, two"}
+    prepare(tmp_path / "src", tmp_path / "fresh", **changed, **SHORT)
+    assert tree(tmp_path / "fresh") == tree(tmp_path / "d")
+    seen.clear()
+    put(tmp_path / "src" / "new.wav", music(6.0, 9, bpm=140))
+    prepare(tmp_path / "src", tmp_path / "d", **changed, **SHORT)
+    assert seen == ["new.wav"]
+    # A clip that was damaged is made again, and only its recording.
+    seen.clear()
+    clip = next(c for c in load_dataset(tmp_path / "d") if c.recording == "2.wav")
+    clip.path.unlink()
+    clip.path.write_bytes(b"damaged")
+    prepare(tmp_path / "src", tmp_path / "d", **changed, **SHORT)
+    assert seen == ["2.wav"]
+    seen.clear()
+    prepare(tmp_path / "src", tmp_path / "d", **changed, **{**SHORT, "max_s": 4.0})
+    assert len(seen) == 5
+
+
+def test_what_a_model_said_outlives_the_run(tmp_path, parrot):
+    put(tmp_path / "src" / "a.wav", music(6.0, 0))
+    put(tmp_path / "src" / "b.wav", music(6.0, 1, bpm=97))
+    prepare(tmp_path / "src", tmp_path / "d", captioner="parrot", **SHORT)
+    parrot.heard = 0
+    prepare(tmp_path / "src", tmp_path / "d", captioner="parrot", trigger="ohwx", **SHORT)
+    assert parrot.heard == 0
+    assert all(c.caption.startswith("ohwx, sound of") for c in load_dataset(tmp_path / "d"))
+
+
 def test_settings_that_make_no_sense_are_refused_at_once(tmp_path):
     write(tmp_path / "src" / "a.wav")
     for options, what in (
