@@ -18,6 +18,7 @@ SCRIPTS = (
     "screening",
     "duplicates",
     "facts",
+    "tagger",
     "hostile",
     "kill_prepare",
     "peft_opens",

@@ -32,8 +32,10 @@ from pretrain.spectral import mel_distance, si_sdr_db, spectral_loss
 BATCH, CROP_FRAMES = 8, 50
 # Twice this rate diverged; half of it once quantised, where the target moves too.
 LEARNING_RATE, LATER_RATE, WARM_UP, CLIP_NORM = 1e-3, 5e-4, 100, 1.0
-QUANTISE_FROM, FREEZE_FROM = 0.5, 0.88
-COMMITMENT = 0.25
+QUANTISE_FROM, LISTEN_UNTIL, FREEZE_FROM = 0.5, 0.55, 0.88
+# Once quantised, the encoder waits till the decoder has learnt to listen, and then moves slowly: at the
+# decoder's rate it runs away from the codebooks, and all is noise within a hundred steps.
+COMMITMENT, ENCODER_SHARE = 1.0, 0.1
 # Waveform first, spectra later: the waveform term alone couples output to input within a hundred steps,
 # while the spectral terms alone are first met by noise of the right colour.
 SPECTRAL_FROM, SPECTRAL_FULL = 400, 1600
@@ -105,7 +107,10 @@ def train(work: Path, steps: int, minutes: float, seed: int, device: str = "cpu"
     codec: Any = build_codec(seed)
     codec.to(device)
     optimizer = torch.optim.AdamW(
-        codec.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4
+        [{"params": codec.encoder.parameters()}, {"params": codec.decoder.parameters()}],
+        lr=LEARNING_RATE,
+        betas=(0.9, 0.99),
+        weight_decay=1e-4,
     )
     quantiser = Quantiser(codec)
     counters = {"step": 0, "trained_s": 0.0, "quantised": 0, "done": 0}
@@ -124,10 +129,10 @@ def train(work: Path, steps: int, minutes: float, seed: int, device: str = "cpu"
             append_jsonl(curve, {"step": step, "kmeans_variance_left": left})
             log(f"codec: k-means leaves {', '.join(f'{v:.1%}' for v in left)} of the variance")
         rate = learning_rate(step, progress)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        for group, share in zip(optimizer.param_groups, (ENCODER_SHARE, 1.0), strict=True):
+            group["lr"] = rate * (share if counters["quantised"] else 1.0)
         audio = audio_batch(arrays, seed, step, BATCH, CROP_FRAMES).to(device)
-        frozen = bool(counters["quantised"]) and progress >= FREEZE_FROM
+        frozen = bool(counters["quantised"]) and not LISTEN_UNTIL <= progress < FREEZE_FROM
         with autocast(device), torch.set_grad_enabled(not frozen):
             latents = codec.encoder(audio[:, None]).float()
         commitment = latents.new_zeros(())
