@@ -148,6 +148,7 @@ def test_public_names_can_be_imported():
 
     assert set(tunesmith.__all__) == {
         "Model",
+        "check",
         "__version__",
         "limits",
         "open",
