@@ -92,6 +92,7 @@ def show(found: Check, console: Console) -> None:
         f"{_count(counts.recordings, 'recording')}: {counts.train:,} to train, "
         f"{counts.valid:,} to validate"
         + (f"; {_count(counts.variants, 'varied version')} apart" if counts.variants else "")
+        + (f"; {_count(counts.unreadable, 'file')} unreadable" if counts.unreadable else "")
     )
     say(", ".join(f"{name} ({count:,})" for name, count in found.formats.items()))
 
@@ -117,9 +118,11 @@ def show(found: Check, console: Console) -> None:
     for one in found.verdicts:
         counted = f"{one.counted:.1f}" if one.unit == "clean minutes" else f"{one.counted:,.0f}"
         bounds = (f"{bound:,.0f}" for bound in (one.least, one.good, one.best))
-        word = Text(one.word, style=_COLOURS[one.word])
+        word = Text(one.word + ("*" if one.lowered else ""), style=_COLOURS[one.word])
         table.add_row(one.method, word, counted, *bounds, one.unit)
     console.print(table)
+    for reason in dict.fromkeys(one.lowered for one in found.verdicts if one.lowered):
+        say(f"lowered: {reason}", indent=0, mark="* ")
 
     heading("What is in it")
     for histogram in found.histograms:
@@ -190,7 +193,7 @@ def _captions(found: Check, heading: Callable[..., None], say: Callable[..., Non
 
 def _drawn(histogram: Histogram) -> str:
     """``▁▃█▂ 4 to 12 s, median 8``; names with their counts."""
-    from tunesmith.report.check import plain, top_names
+    from tunesmith.report.check import apart, plain, top_names
 
     missing = f"{histogram.missing:,} unclear" if histogram.missing else ""
     if not histogram.total:
@@ -204,7 +207,7 @@ def _drawn(histogram: Histogram) -> str:
     span = f"{low} to {high} {histogram.unit}, median {middle}"
     if low == high:
         span = f"all {low} {histogram.unit}"
-    return f"{bars:<16}" + ", ".join(filter(None, [span, missing]))
+    return f"{bars:<16}" + ", ".join(filter(None, [span, apart(histogram), missing]))
 
 
 def _listed(counts) -> str:

@@ -3,7 +3,7 @@
 from tunesmith.data import check, load_dataset, prepare
 
 prepare("recordings", "dataset", sample_rate_hz=32000, channels=1)
-check("dataset", "lora").problems
+check("dataset", "lora").findings
 clips = load_dataset("dataset")
 """
 

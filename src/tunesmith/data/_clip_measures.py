@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import soundfile
-
+from tunesmith.data._sound import read_start
+from tunesmith.data.recording import BadRecording
+from tunesmith.data.sources import Rejection
 from tunesmith.errors import UserError
 from tunesmith.types import Clip
 
@@ -79,8 +79,8 @@ def measured(
     clips: Sequence[Clip],
     root: Path,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[list[Measured], list[str]]:
-    """One :class:`Measured` per clip, in order, and notes for the reader.
+) -> tuple[list[Measured], list[str], list[Rejection]]:
+    """One :class:`Measured` per readable clip, in order, notes for the reader, the unreadable.
 
     Args:
         clips: of one data set.
@@ -88,18 +88,21 @@ def measured(
         on_progress: told ``(done, total)`` while clips have to be measured.
 
     Raises:
-        UserError: a line of ``measures.jsonl`` that cannot be read, or a clip that cannot.
+        UserError: a line of ``measures.jsonl`` that cannot be read.
     """
     table = root / "measures.jsonl"
     known = {one.file: one for one in _read(table)} if table.is_file() else {}
     names = [name_of(clip, root) for clip in clips]
     missing = [index for index, name in enumerate(names) if name not in known]
-    notes = []
+    notes: list[str] = []
+    bad: list[Rejection] = []
     if missing:
-        fresh, notes = _measure([(clips[i], names[i]) for i in missing], on_progress)
+        fresh, notes = _measure([(clips[i], names[i]) for i in missing], on_progress, bad)
         known |= {one.file: one for one in fresh}
-        notes.insert(0, f"{_count(len(missing), 'clip')} measured now: no measures.jsonl has them")
-    return [known[name] for name in names], notes
+        if fresh:
+            here = _count(len(fresh), "clip")
+            notes.insert(0, f"{here} measured now: no measures.jsonl has them")
+    return [known[name] for name in names if name in known], notes, bad
 
 
 def refusals(root: Path) -> list[Refusal]:
@@ -189,26 +192,10 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def read_part(path: Path, longest_s: float, *, middle: bool = False) -> tuple[np.ndarray, int]:
-    """The beginning (or the middle) of a sound file: float32 ``[T, C]`` and its rate in Hz.
-
-    Raises:
-        UserError: the file cannot be decoded.
-    """
-    try:
-        with soundfile.SoundFile(path) as file:
-            rate, frames = int(file.samplerate), int(file.frames)
-            wanted = round(longest_s * rate)
-            if middle and frames > wanted:
-                file.seek((frames - wanted) // 2)
-            samples = file.read(wanted, dtype="float32", always_2d=True)
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be read: {error}", "replace or remove it") from None
-    return np.nan_to_num(samples, posinf=0.0, neginf=0.0), rate
-
-
 def _measure(
-    clips: Sequence[tuple[Clip, str]], on_progress: Callable[[int, int], None]
+    clips: Sequence[tuple[Clip, str]],
+    on_progress: Callable[[int, int], None],
+    bad: list[Rejection],
 ) -> tuple[list[Measured], list[str]]:
     from tunesmith.analysis.facts import measure
     from tunesmith.analysis.faults import bandwidth_hz, find_faults
@@ -218,7 +205,12 @@ def _measure(
     found: list[Measured] = []
     same: dict[str, dict[str, float]] = {name: {} for _, name in clips}
     for done, (clip, name) in enumerate(clips):
-        samples, rate = read_part(clip.path, LONGEST_S)
+        on_progress(done, len(clips))
+        try:
+            samples, rate = read_start(clip.path, LONGEST_S)
+        except BadRecording as error:
+            bad.append(Rejection(name, 0.0, str(error)))
+            continue
         faults = tuple(
             FaultFound(one.name, _number(one.figure), one.unit, one.reason)
             for one in find_faults(samples, rate)
@@ -230,7 +222,7 @@ def _measure(
             for match in index.find(mark):
                 same[name][str(match.key)] = same[str(match.key)][name] = float(match.share)
             index.add(name, mark)
-        on_progress(done + 1, len(clips))
+    on_progress(len(clips), len(clips))
     long = sum(clip.duration_s > LONGEST_S for clip, _ in clips)
     notes = []
     if long:

@@ -15,7 +15,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy import fft  # which keeps single precision
 
-from tunesmith.data._clip_measures import read_part
+from tunesmith.data._sound import read_middle
+from tunesmith.data.recording import BadRecording
+from tunesmith.data.sources import Rejection
 from tunesmith.metrics import vendi
 from tunesmith.metrics._logmel import NAME, embed
 from tunesmith.metrics._logmel import _bank as mel_bank
@@ -98,7 +100,7 @@ def diversity(
     clips: Sequence[Clip],
     names: Sequence[str],
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Diversity | None:
+) -> tuple[Diversity | None, list[Rejection]]:
     """Listen to the middle of every clip (of at most 2,000) and compare them.
 
     Args:
@@ -107,20 +109,24 @@ def diversity(
         on_progress: told ``(done, total)``.
 
     Returns:
-        None without clips.
-
-    Raises:
-        UserError: a clip cannot be read.
+        What was found (None without any clip), and the clips that cannot be read, which are in none
+        of its figures.
     """
+    bad: list[Rejection] = []
     chosen = list(range(len(clips)))
     if len(chosen) > MOST:
         chosen = [int(i) for i in np.linspace(0, len(clips) - 1, MOST).round()]
-    if not chosen:
-        return None
-    rows = []
+    rows, heard = [], []
     for done, index in enumerate(chosen):
-        rows.append(_vector(clips[index].path))
+        try:
+            rows.append(_vector(clips[index].path))
+            heard.append(index)
+        except BadRecording as error:
+            bad.append(Rejection(names[index], 0.0, str(error)))
         on_progress(done + 1, len(chosen))
+    if not rows:
+        return None, bad
+    chosen = heard
     # Root mean square over the figures, so that distances are decibels whatever their number.
     x = np.stack(rows) / np.sqrt(len(rows[0]))
     score = vendi.compute(x, kernel="rbf", bandwidth=SCALE_DB).value
@@ -131,23 +137,22 @@ def diversity(
         nearest_db = tuple(round(float(d), 3) for d in distances[:, 0])
         pairs = _pairs([clips[i].path for i in chosen], indices, distances, names, chosen)
     repeated = {name for pair in pairs if pair.same for name in (pair.file, pair.other)}
-    return Diversity(
+    found = Diversity(
         embedding=EMBEDDING,
         n=len(chosen),
-        of=len(clips),
+        of=len(clips) - len(bad),
         vendi=round(score, 2),
         scale_db=SCALE_DB,
         nearest_db=nearest_db,
         repeat_share=round(len(repeated) / len(chosen), 4),
         nearest=tuple(pairs),
     )
+    return found, bad
 
 
 def _vector(path: Path) -> np.ndarray:
     """``[64]`` in decibels: 32 mean bands about their own mean, and 32 deviations over time."""
-    samples, rate = read_part(path, EXCERPT_S, middle=True)
-    if not samples.size:
-        return np.zeros(64)
+    samples, rate = read_middle(path, EXCERPT_S)
     out = 10.0 * embed(Audio(np.ascontiguousarray(samples.T), rate)).mean(axis=0)
     half = len(out) // 2
     out[:half] -= out[:half].mean()
@@ -193,7 +198,7 @@ def _contour(path: Path) -> np.ndarray:
 
     The bands are the embedding's; windows are 64 ms long.
     """
-    samples, rate = read_part(path, EXCERPT_S, middle=True)
+    samples, rate = read_middle(path, EXCERPT_S)
     mono = samples.mean(axis=1)
     size = 1 << max(4, round(np.log2(2 * _CONTOUR_S * rate)))
     mono = np.pad(mono, (0, max(0, size - len(mono))))

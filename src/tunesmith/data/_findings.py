@@ -8,7 +8,10 @@ from typing import Any
 
 from tunesmith.data._caption_stats import CaptionStats
 from tunesmith.data.needs import Tally, percent
+from tunesmith.data.sources import Rejection
 from tunesmith.types import Clip
+
+_NAMED = 3  # unreadable files in one line; the page and the JSON have more
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,8 @@ def findings(
     captions: CaptionStats,
     described: Mapping[str, Any],
     leaks: int,
+    unreadable: Sequence[Rejection] = (),
+    divided: bool = False,
 ) -> list[Finding]:
     """What is doubtful, the gravest first.
 
@@ -34,9 +39,22 @@ def findings(
         captions: their figures.
         described: ``dataset.json``; empty for a folder from elsewhere.
         leaks: repeats that stand on the other side of train and valid than what they repeat.
+        unreadable: files that are missing or cannot be decoded.
+        divided: the folder has no split of its own, so that nobody put anything on a side.
     """
     found = []
-    if leaks:
+    if unreadable:
+        named = [f"{one.file}: {one.reason}" for one in unreadable[:_NAMED]]
+        if len(unreadable) > _NAMED:
+            named.append(f"and {len(unreadable) - _NAMED:,} more")
+        files = "1 file" if len(unreadable) == 1 else f"{len(unreadable):,} files"
+        found.append(
+            Finding(
+                f"{files} cannot be read: {'; '.join(named)}.",
+                "Replace or remove them; they are counted nowhere, and training would stop there.",
+            )
+        )
+    if leaks and not divided:
         found.append(
             Finding(
                 "1 clip to validate with has the sound of one to train with."
@@ -115,6 +133,14 @@ def findings(
             Finding(
                 "Nothing is kept aside to validate with.",
                 "Without it nobody can tell whether training helped.",
+            )
+        )
+    if leaks and divided:
+        found.append(
+            Finding(
+                "There is no valid folder, so sides were drawn here by recording and by file; "
+                f"{'a copy stands' if leaks == 1 else f'{leaks:,} copies stand'} on both.",
+                "`tunesmith prepare` hears which recordings share sound and keeps those together.",
             )
         )
     if described and not described.get("rights"):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _BINS = 14
+_FAR = 3.0  # quartile ranges beyond the quartiles: what lies there would squeeze all the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class Histogram:
         edges: one more than bars; empty for names.
         low, median, high: of the values; None for names or without any.
         missing: clips without this figure.
+        under, over: values that lie far from all others: they alone make up the first bar, or the
+            last, whose outer edge they are beyond.
     """
 
     name: str
@@ -33,6 +36,8 @@ class Histogram:
     median: float | None
     high: float | None
     missing: int
+    under: int = 0
+    over: int = 0
 
     @property
     def total(self) -> int:
@@ -45,10 +50,14 @@ def of_numbers(name: str, unit: str, values: Sequence[float | None]) -> Histogra
     missing = len(values) - len(known)
     if not known:
         return Histogram(name, unit, (), (), (), None, None, None, missing)
-    step = _step(known[-1] - known[0] or abs(known[0]) / 10 or 1.0)
-    first = math.floor(known[0] / step + 1e-9)
-    last = math.floor(known[-1] / step + 1e-9)
-    counts = Counter(min(last, math.floor(value / step + 1e-9)) for value in known)
+    low, high = _range(known)
+    step = _step(high - low or abs(low) / 10 or 1.0)
+    first, last = (math.floor(value / step + 1e-9) for value in (low, high))
+    under, over = sum(value < low for value in known), sum(value > high for value in known)
+    counts = Counter(math.floor(value / step + 1e-9) for value in known[under : len(known) - over])
+    counts[first - 1] += under
+    counts[last + 1] += over
+    first, last = first - bool(under), last + bool(over)
     bars = range(first, last + 1)
     edges = tuple(round(i * step, 6) for i in range(first, last + 2))
     middle = len(known) // 2
@@ -63,6 +72,8 @@ def of_numbers(name: str, unit: str, values: Sequence[float | None]) -> Histogra
         round(median, 3),
         round(known[-1], 3),
         missing,
+        under,
+        over,
     )
 
 
@@ -81,6 +92,24 @@ def of_names(name: str, values: Sequence[str | None]) -> Histogram:
         None,
         len(values) - sum(known.values()),
     )
+
+
+def _range(known: Sequence[float]) -> tuple[float, float]:
+    """The lowest and highest of sorted values that are drawn to scale.
+
+    One silent clip among loud ones, or one hour among loops, would leave the others a single bar.
+    So what is far out is set apart, where that halves the range at least.
+    """
+    first, third = known[len(known) // 4], known[(3 * len(known)) // 4]
+    reach, few = _FAR * (third - first), max(1, len(known) // 20)
+    under = sum(value < first - reach for value in known)
+    over = sum(value > third + reach for value in known)
+    # More than a few are a group of their own, and no exception.
+    low = known[under if under <= few else 0]
+    high = known[-1 - (over if over <= few else 0)]
+    if reach > 0 and high - low <= 0.5 * (known[-1] - known[0]):
+        return low, high
+    return known[0], known[-1]
 
 
 def _step(span: float) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tunesmith.data import tags
+from tunesmith.data._orphans import orphans
 from tunesmith.data.sources import Source, shown
 from tunesmith.data.tables import (
     CAPTION_COLUMNS,
@@ -85,6 +87,7 @@ class Captions:
 
     def __init__(self, root: Path, given: str | None = None, trigger: str | None = None) -> None:
         self._root = root if root.is_dir() else root.parent
+        self._whole = root.is_dir()
         self._given = one_line(given or "")
         self._trigger = one_line(trigger or "")
         self._tables: dict[Path, dict[Path, Row]] = {}
@@ -105,6 +108,48 @@ class Captions:
         texts, kind = self._texts(source, beside, row, inside)
         first, *others = map(self.triggered, dict.fromkeys(texts))
         return Caption(first, kind, extra, CONFIDENCE[kind], tuple(others[:_VARIANTS]))
+
+    def columns(self, source: Source) -> Mapping[str, Any]:
+        """The row of a recording in its table, as it stands; empty without one."""
+        row = self._row(source)
+        return {} if row is None else row.columns
+
+    def unused(self, sources: Sequence[Source]) -> list[str]:
+        """One line for captions whose recordings are not there, by kind: rows and sidecars.
+
+        Args:
+            sources: all recordings, each of which has been asked :meth:`of` for.
+        """
+        return [*self._rows_alone(sources), *self.orphans(sources)]
+
+    def orphans(self, sources: Sequence[Source]) -> list[str]:
+        """One line for the sidecars that belong to no recording, if there are any."""
+        # Of one recording alone nobody knows what else should lie beside it.
+        alone = orphans(sources) if self._whole else []
+        if not alone:
+            return []
+        if len(alone) == 1:
+            return [f"{alone[0]} belongs to no recording, so nothing reads it"]
+        return [
+            f"{len(alone):,} text files belong to no recording, so nothing reads them: "
+            f"{alone[0]} and more"
+        ]
+
+    def _rows_alone(self, sources: Sequence[Source]) -> list[str]:
+        if not self._whole:
+            return []
+        there = {source.path.resolve() for source in sources}
+        alone = [
+            self._placed(folder, f"{row.where} names {shown(one_line(row.columns['file_name']))}")
+            for folder, rows in self._tables.items()
+            for file, row in rows.items()
+            if file not in there and not os.path.exists(file)
+        ]
+        if not alone:
+            return []
+        if len(alone) == 1:
+            return [f"{alone[0]}, which is not there"]
+        return [f"{len(alone):,} rows of metadata name files that are not there: {alone[0]} ..."]
 
     def _texts(
         self, source: Source, beside: _Json, row: Row | None, inside: tags.Tags

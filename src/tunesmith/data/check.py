@@ -14,16 +14,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import soundfile
-
 from tunesmith.data._caption_stats import CaptionStats, caption_stats
 from tunesmith.data._clip_measures import FaultFound, Measured, measured, name_of, refusals
 from tunesmith.data._diversity import Diversity, diversity
 from tunesmith.data._findings import Finding, findings
 from tunesmith.data._histogram import Histogram, of_names, of_numbers
 from tunesmith.data.audiofolder import describe
-from tunesmith.data.load import load_dataset
+from tunesmith.data.load import Loaded, load_readable, nothing_readable
 from tunesmith.data.needs import Tally, Verdict, need_of, verdicts
+from tunesmith.data.sources import Rejection, shown
 from tunesmith.types import Clip
 
 SAME_SHARE = 0.5
@@ -34,7 +33,7 @@ _LISTED = 30  # pairs and clips of each kind that go into the JSON
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How much there is; variants made by augmentation count apart."""
+    """How much there is; variants made by augmentation and unreadable files count apart."""
 
     recordings: int
     clips: int
@@ -44,6 +43,7 @@ class Counts:
     seconds: float
     train_s: float
     valid_s: float
+    unreadable: int = 0
 
     @property
     def hours(self) -> float:
@@ -91,6 +91,7 @@ class Check:
         captions: their figures, and those to mend first.
         verdicts: one per technique, the one asked for first.
         findings: what is doubtful, the gravest first.
+        unreadable: files that are missing or cannot be decoded; they are counted nowhere else.
         notes: how it was measured, where that differs from the usual.
     """
 
@@ -105,6 +106,7 @@ class Check:
     captions: CaptionStats
     verdicts: tuple[Verdict, ...]
     findings: tuple[Finding, ...]
+    unreadable: tuple[Rejection, ...]
     notes: tuple[str, ...]
 
     @property
@@ -116,6 +118,9 @@ class Check:
         """Plain values; of long lists the first 30."""
         out = asdict(replace(self, root=Path()))
         del out["root"]
+        out["unreadable"] = [
+            {"file": one.file, "reason": one.reason} for one in self.unreadable[:_LISTED]
+        ]
         out["screening"]["clips"] = out["screening"]["clips"][:_LISTED]
         out["screening"]["repeats"] = out["screening"]["repeats"][:_LISTED]
         if out["diversity"] is not None:
@@ -135,7 +140,7 @@ def check(
     """Look through a data set: counts, faults, variety, captions, and whether it is enough.
 
     Clips that ``prepare`` has measured are not measured again; only the middle ten seconds of each
-    are listened to, for variety.
+    are listened to, for variety. A file that cannot be read is a finding, and counts nowhere.
 
     Args:
         folder: what :func:`tunesmith.data.load_dataset` reads.
@@ -143,17 +148,28 @@ def check(
         on_progress: told ``(stage, done, total)``.
 
     Raises:
-        UserError: no data set, a technique that is none, a clip or a row that cannot be read.
+        UserError: no data set, a technique that is none, a row of measures that cannot be read, or
+            no clip that can.
     """
     need_of(method)  # refused now rather than after a minute
     root = Path(folder)
-    everything = load_dataset(root)
-    clips = [clip for clip in everything if not _is_variant(clip)]
-    if not clips:  # then they are originals to each other
-        clips = everything
+    loaded = load_readable(root, lambda *at: on_progress("reading", *at))
+    clips = _originals(loaded.clips)
+    facts, notes, broken = measured(clips, root, lambda *at: on_progress("measuring", *at))
+    clips = _without(clips, root, broken)
     names = [name_of(clip, root) for clip in clips]
-    facts, notes = measured(clips, root, lambda *at: on_progress("measuring", *at))
-    heard = diversity(clips, names, lambda *at: on_progress("listening", *at))
+    heard, silent = diversity(clips, names, lambda *at: on_progress("listening", *at))
+    if silent:
+        clips = _without(clips, root, silent)
+        names = [name_of(clip, root) for clip in clips]
+        facts = [one for one in facts if one.file in set(names)]
+    unreadable = (
+        *loaded.unreadable,
+        *(replace(one, file=shown(one.file)) for one in (*broken, *silent)),
+    )
+    if not clips:
+        raise nothing_readable(root, unreadable)
+    notes = [*loaded.notes, *notes]
     if heard and heard.n < heard.of:
         notes.append(
             f"variety and repeats were judged by {heard.n:,} of {heard.of:,} clips, evenly spaced"
@@ -177,20 +193,35 @@ def check(
         folder=root.resolve().name,
         root=root,
         method=method,
-        counts=_counts(clips, len(everything) - len(clips)),
-        formats=_formats(clips),
+        counts=_counts(clips, _variants(loaded, clips), len(unreadable)),
+        formats=dict(Counter(loaded.formats[clip.path] for clip in clips).most_common()),
         histograms=_histograms(clips, facts),
         screening=screening,
         diversity=heard,
         captions=captions,
         verdicts=verdicts(method, tally),
-        findings=tuple(findings(clips, tally, captions, described, leaks)),
+        findings=tuple(
+            findings(clips, tally, captions, described, leaks, unreadable, loaded.divided)
+        ),
+        unreadable=unreadable,
         notes=tuple(notes),
     )
 
 
-def _is_variant(clip: Clip) -> bool:
-    return bool(getattr(clip, "variant_of", "") or clip.extra.get("variant_of"))
+def _originals(clips: Sequence[Clip]) -> list[Clip]:
+    """Without varied versions; those are originals to each other where there is nothing else."""
+    return [clip for clip in clips if not clip.variant_of] or list(clips)
+
+
+def _variants(loaded: Loaded, counted: Sequence[Clip]) -> int:
+    if any(clip.variant_of for clip in counted):
+        return 0
+    return sum(bool(clip.variant_of) for clip in loaded.clips)
+
+
+def _without(clips: Sequence[Clip], root: Path, bad: Sequence[Rejection]) -> list[Clip]:
+    names = {one.file for one in bad}
+    return [clip for clip in clips if name_of(clip, root) not in names]
 
 
 def _trigger(described: Mapping[str, Any]) -> str:
@@ -198,7 +229,7 @@ def _trigger(described: Mapping[str, Any]) -> str:
     return str(settings.get("trigger") or "") if isinstance(settings, Mapping) else ""
 
 
-def _counts(clips: Sequence[Clip], variants: int) -> Counts:
+def _counts(clips: Sequence[Clip], variants: int, unreadable: int) -> Counts:
     train = [clip.duration_s for clip in clips if clip.split == "train"]
     valid = [clip.duration_s for clip in clips if clip.split == "valid"]
     return Counts(
@@ -210,20 +241,8 @@ def _counts(clips: Sequence[Clip], variants: int) -> Counts:
         seconds=round(sum(train) + sum(valid), 3),
         train_s=round(sum(train), 3),
         valid_s=round(sum(valid), 3),
+        unreadable=unreadable,
     )
-
-
-def _formats(clips: Sequence[Clip]) -> dict[str, int]:
-    found: Counter[str] = Counter()
-    for clip in clips:
-        try:
-            info = soundfile.info(clip.path)
-        except (OSError, RuntimeError):
-            found["unreadable"] += 1
-            continue
-        channels = {1: "mono", 2: "stereo"}.get(info.channels, f"{info.channels} channels")
-        found[f"{info.format} {info.samplerate} Hz {channels}"] += 1
-    return dict(found.most_common())
 
 
 def _histograms(clips: Sequence[Clip], facts: Sequence[Measured]) -> tuple[Histogram, ...]:

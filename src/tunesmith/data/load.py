@@ -3,25 +3,46 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
-
-from tunesmith.data.audiofolder import SPLIT_NAMES, SPLITS, describe
-from tunesmith.data.caption import Captions
-from tunesmith.data.sources import NOT_TAKEN, file_sha256, find_recordings
-from tunesmith.data.split import split
-from tunesmith.data.tables import OWN_COLUMNS, TABLES, read_table
+from tunesmith.data._foreign import Problem, read_foreign
+from tunesmith.data._sound import look
+from tunesmith.data.audiofolder import SPLITS, describe
+from tunesmith.data.recording import BadRecording
+from tunesmith.data.sources import Rejection, file_sha256, shown
+from tunesmith.data.tables import OWN_COLUMNS, read_table
 from tunesmith.errors import UserError
 from tunesmith.types import Clip
+
+_AGAIN = "run `tunesmith prepare` again"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A data set as far as it can be read.
+
+    Attributes:
+        clips: train first, each in the order of the metadata.
+        formats: of each clip's file: ``FLAC 32000 Hz mono``.
+        unreadable: what is missing or cannot be opened, with the reason.
+        notes: one line each: what was left alone, what does not add up.
+        divided: the folder has no split of its own, so it was divided here.
+    """
+
+    clips: list[Clip]
+    formats: Mapping[Path, str]
+    unreadable: tuple[Rejection, ...]
+    notes: tuple[str, ...]
+    divided: bool
 
 
 def is_intact(dest: Path) -> bool:
     """Whether every clip of a data set of ours is there with the bytes that were written."""
     try:
-        clips = _ours(dest)
+        clips = _ours(dest, _refuse)
+        _check_count(dest, len(clips))
         return all(file_sha256(clip.path) == clip.sha256 for clip in clips)
     except (OSError, UserError):
         return False
@@ -30,10 +51,12 @@ def is_intact(dest: Path) -> bool:
 def load_dataset(folder: str | Path) -> list[Clip]:
     """Reads a prepared data set, or any AudioFolder.
 
-    In an AudioFolder without our columns every file is a recording of its own, its hash is
-    computed, captions come from sidecars, metadata or the files' names, and if it has no ``valid``
-    folder (or ``validation``, ``val``, ``dev``) it is divided by
-    :func:`tunesmith.data.split.split`. A ``test`` folder is left alone.
+    In an AudioFolder that is not ours hashes and lengths are those of the files, captions come
+    from sidecars, metadata or the files' names, and our columns count where the metadata has them
+    (``recording``, ``start_s``, ``variant_of`` ...); a file without is a recording of its own. If
+    there is no ``valid`` folder (or ``validation``, ``val``, ``dev``) it is divided by
+    :func:`tunesmith.data.split.split`, recordings and equal files on one side. A ``test`` folder
+    is left alone.
 
     Args:
         folder: with ``train/`` and ``valid/``, or with the files and their metadata.
@@ -42,19 +65,92 @@ def load_dataset(folder: str | Path) -> list[Clip]:
         The clips, train first, each in the order of the metadata.
 
     Errors: :class:`UserError` for a folder that is missing, empty, torn, or whose metadata names
-    files outside of it.
+    files outside of it, and for a file that cannot be read.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise UserError(f"{root} is no folder", "give a data set that `tunesmith prepare` made")
-    clips = _ours(root) if describe(root) is not None else _foreign(root)
+    root = _folder(folder)
+    notes: tuple[str, ...] = ()
+    if describe(root) is not None:
+        clips = _ours(root, _refuse)
+        _check_count(root, len(clips))
+    else:
+        foreign = read_foreign(root, _refuse)
+        clips, notes = foreign.clips, foreign.notes
     if not clips:
-        raise UserError(f"{root} holds no clips", "make one with `tunesmith prepare SRC DEST`")
+        raise _empty(root, notes)
     return clips
 
 
-def _ours(root: Path) -> list[Clip]:
-    mend = "run `tunesmith prepare` again"
+def load_readable(
+    folder: str | Path, on_progress: Callable[[int, int], None] | None = None
+) -> Loaded:
+    """Like :func:`load_dataset`, but what cannot be read is told rather than the end of it.
+
+    Every file is opened, none is decoded as long as its length can be told without.
+
+    Args:
+        folder: as for :func:`load_dataset`.
+        on_progress: told ``(done, total)``.
+
+    Errors: :class:`UserError` if there is no folder, or nothing in it that can be read.
+    """
+    root = _folder(folder)
+    bad: dict[str, Rejection] = {}
+
+    def note(file: str, reason: str, mend: str) -> None:
+        bad.setdefault(file, Rejection(file, 0.0, reason))
+
+    if describe(root) is None:
+        foreign = read_foreign(root, note, on_progress)
+        clips, formats = foreign.clips, foreign.formats
+        notes, divided = foreign.notes, foreign.divided
+    else:
+        clips, formats, notes, divided = [], {}, (), False
+        rows = _ours(root, note)
+        try:
+            _check_count(root, len(rows) + len(bad))
+        except UserError as error:
+            notes = (error.message,)
+        for done, clip in enumerate(rows):
+            try:
+                formats[clip.path] = look(clip.path).format
+                clips.append(clip)
+            except BadRecording as error:
+                note(f"{clip.split}/{shown(clip.path.name)}", str(error), "")
+            if on_progress is not None:
+                on_progress(done + 1, len(rows))
+    if not clips:
+        raise nothing_readable(root, [*bad.values()]) if bad else _empty(root, notes)
+    return Loaded(clips, formats, tuple(bad.values()), notes, divided)
+
+
+def nothing_readable(root: Path, bad: Sequence[Rejection]) -> UserError:
+    """What to raise where nothing is left."""
+    more = f" (and {len(bad) - 1:,} more)" if len(bad) > 1 else ""
+    return UserError(
+        f"nothing in {root} can be read: {bad[0].file}: {bad[0].reason}{more}",
+        "replace or remove these files",
+    )
+
+
+def _folder(folder: str | Path) -> Path:
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(f"{root} is no folder", "give a data set that `tunesmith prepare` made")
+    return root
+
+
+def _empty(root: Path, notes: tuple[str, ...]) -> UserError:
+    why = f" ({notes[0]})" if notes else ""
+    return UserError(
+        f"{root} holds no clips{why}", "make a data set with `tunesmith prepare SRC DEST`"
+    )
+
+
+def _refuse(file: str, reason: str, mend: str) -> None:
+    raise UserError(f"{file}: {reason}", mend)
+
+
+def _ours(root: Path, problem: Problem) -> list[Clip]:
     clips: list[Clip] = []
     for side in SPLITS:
         table = root / side / "metadata.jsonl"
@@ -62,11 +158,15 @@ def _ours(root: Path) -> list[Clip]:
             continue
         for row in read_table(table):
             if isinstance(row, str):
-                raise UserError(f"{side}/{row.removesuffix('; passed over')} (in {root})", mend)
+                where, _, reason = row.removesuffix("; passed over").partition(": ")
+                problem(f"{side}/{where}", f"{reason} (in {root})", _AGAIN)
+                continue
             value = row.columns
             path = table.parent / value["file_name"]
-            if not path.is_file():
-                raise UserError(f"{side}/{row.where} names {path.name}, which is missing", mend)
+            if not os.path.isfile(path):  # unlike Path's, never an error itself
+                name = f"{side}/{shown(value['file_name'])[:300]}"
+                problem(name, f"is missing, {side}/{row.where} names it", _AGAIN)
+                continue
             try:
                 clip = Clip(
                     path=path,
@@ -83,91 +183,16 @@ def _ours(root: Path) -> list[Clip]:
                     extra={k: v for k, v in value.items() if k not in OWN_COLUMNS and v != ""},
                 )
             except (KeyError, TypeError, ValueError) as error:
-                raise UserError(
-                    f"{side}/{row.where}: bad or missing column {error}", mend
-                ) from None
+                problem(f"{side}/{row.where}", f"bad or missing column {error}", _AGAIN)
+                continue
             clips.append(clip)
-    counts = (describe(root) or {}).get("counts", {})
-    counted = counts.get("clips", len(clips)) + counts.get("variants", 0)
-    if counted != len(clips):
-        raise UserError(f"{root} has {len(clips)} of its {counted} clips", mend)
     return clips
 
 
-def _foreign(root: Path) -> list[Clip]:
-    _check_tables(root)
-    found, rejected = find_recordings(root)
-    # A score beside the recordings does no harm; a recording that is missed would.
-    rejected = [one for one in rejected if Path(one.file).suffix.lower() not in NOT_TAKEN]
-    if rejected:
-        raise UserError(
-            f"{rejected[0].file}: {rejected[0].reason}", "run `tunesmith prepare` on this folder"
-        )
-    captions = Captions(root)
-    clips: list[Clip] = []
-    any_valid = False
-    for source in found:
-        side = SPLIT_NAMES.get(source.name.split("/")[0].lower(), "train")
-        if side is None:
-            continue
-        any_valid |= side == "valid"
-        caption = captions.of(source)
-        extra = dict(caption.extra)
-        try:
-            info = soundfile.info(source.path)
-            sha256 = file_sha256(source.path)
-        except (OSError, RuntimeError) as error:
-            raise UserError(
-                f"{source.name} cannot be read: {error}", "run `tunesmith prepare` on this folder"
-            ) from None
-        clips.append(
-            Clip(
-                path=source.path,
-                caption=caption.text,
-                split=side,
-                recording=source.name,
-                start_s=0.0,
-                duration_s=info.frames / info.samplerate,
-                sha256=sha256,
-                caption_source=caption.source,
-                caption_confidence=caption.confidence,
-                captions=caption.variants,
-                extra=extra,
-            )
-        )
-    if not any_valid:
-        clips = _divided(clips)
-    return sorted(clips, key=lambda clip: SPLITS.index(clip.split))
-
-
-def _check_tables(root: Path) -> None:
-    """Refuses names that climb out of the folder and files that are missing."""
-    mend = "correct that row"
-    for at, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in TABLES:
-            if name not in names:
-                continue
-            place = os.path.relpath(at, root)
-            for row in read_table(Path(at) / name):
-                if isinstance(row, str):
-                    if "leads out" in row:
-                        raise UserError(f"{place}/{row.removesuffix('; passed over')}", mend)
-                elif not row.file.is_file():
-                    raise UserError(
-                        f"{place}/{row.where} names {row.columns['file_name']}, which is missing",
-                        mend,
-                    )
-
-
-def _divided(clips: Sequence[Clip]) -> list[Clip]:
-    by_content: dict[str, list[Clip]] = {}
-    for clip in clips:
-        by_content.setdefault(clip.sha256, []).append(clip)
-    plan = split({key: [c.duration_s for c in same] for key, same in by_content.items()})
-    sides = {
-        id(clip): side
-        for key, same in by_content.items()
-        for clip, side in zip(same, plan.sides[key], strict=True)
-    }
-    return [replace(clip, split=sides[id(clip)]) for clip in clips if sides[id(clip)]]
+def _check_count(root: Path, found: int) -> None:
+    counts = (describe(root) or {}).get("counts", {})
+    if not isinstance(counts, dict):
+        return
+    counted = counts.get("clips", found) + counts.get("variants", 0)
+    if counted != found:
+        raise UserError(f"{root} has {found} of its {counted} clips", _AGAIN)

@@ -115,6 +115,7 @@ class Verdict:
         sensitivity: to bad sound.
         sentences: why, in plain words.
         mend: what to do, most useful first.
+        lowered: why the word is a lower one than the count alone would give; empty if it is not.
     """
 
     method: str
@@ -127,6 +128,7 @@ class Verdict:
     sensitivity: Sensitivity
     sentences: tuple[str, ...]
     mend: tuple[str, ...]
+    lowered: str = ""
 
 
 def need_of(method: str) -> Need:
@@ -165,7 +167,9 @@ def judge(need: Need, tally: Tally, method: str = "") -> Verdict:
     level = sum(counted >= bound for bound in (need.least, need.good, need.best))
     sentences = [_counted(counted, need, level)]
     mend = []
+    lowered = ""
     if tally.train == 0 and tally.clips_all:
+        lowered = "no clip is there to train with" if level else ""
         level = 0
         sentences.append("No clip is there to train with: all of them are for validation.")
         mend.append("put clips into a folder named train, or let `tunesmith prepare` divide them")
@@ -180,6 +184,7 @@ def judge(need: Need, tally: Tally, method: str = "") -> Verdict:
         if level:
             level -= 1
             text += f": '{WORDS[level]}' instead of '{WORDS[level + 1]}'"
+            lowered = f"{percent(bad)} of the clips have faults"
         sentences.append(f"{text}. At most {percent(limit)} would do no harm.")
         mend.insert(0, "replace the clips with faults, or leave them out (`prepare` does)")
     if tally.homogeneous and tally.different is not None:
@@ -195,7 +200,7 @@ def judge(need: Need, tally: Tally, method: str = "") -> Verdict:
             mend.append("add recordings that sound otherwise: tempo, key, instruments, rooms")
     return Verdict(
         name, WORDS[level], round(counted, 2), need.unit, need.least, need.good, need.best,
-        need.sensitivity, tuple(sentences), tuple(mend),
+        need.sensitivity, tuple(sentences), tuple(mend), lowered,
     )  # fmt: skip
 
 

@@ -189,7 +189,13 @@ def prepare(
         told = _tell(
             found, screened, plan, staging, settings, captions, listener, report, should_stop
         )
-        warnings = [*notes, *captions.warnings, *_unnamed(found, told), *plan.warnings]
+        warnings = [
+            *notes,
+            *captions.warnings,
+            *captions.unused(sources),
+            *_unnamed(found, told),
+            *plan.warnings,
+        ]
         _poll(should_stop, "the clips are kept; run again to finish")
         parts = Parts(found, records, screened, plan, told, refused, warnings)
         assemble(staging, parts, settings, fingerprint)

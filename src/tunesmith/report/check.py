@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import soundfile
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tunesmith.atomic import write_bytes
-from tunesmith.data._clip_measures import read_part
 from tunesmith.data._histogram import Histogram, of_numbers
+from tunesmith.data._sound import look, read_start
 from tunesmith.data.needs import percent
+from tunesmith.data.recording import BadRecording
 from tunesmith.errors import UserError
 from tunesmith.report import figures
 from tunesmith.report._embed import Sound, embed_all
@@ -114,7 +115,9 @@ def render(found: Check, *, limit_mb: float = 16.0) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(seconds=seconds, hertz=_hertz, percent=percent, plain=plain)
+    environment.filters.update(
+        seconds=seconds, hertz=_hertz, percent=percent, plain=plain, code=code
+    )
     style = [(_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "check.css")]
     verdict = found.verdict
     nearest = of_numbers(
@@ -134,6 +137,7 @@ def render(found: Check, *, limit_mb: float = 16.0) -> str:
         histograms=[(one, _drawn(one, f"h{i}")) for i, one in enumerate(found.histograms)],
         nearest=_drawn(nearest, "near") if nearest.total else None,
         top=top_names,
+        apart=apart,
         style=Markup("\n".join(style)),
         script=Markup(script),
         script_hash=b64encode(sha256(script.encode()).digest()).decode(),
@@ -204,9 +208,9 @@ def _excerpt(path: Path) -> tuple[Audio | Path, float]:
     """The beginning of a clip and the length of all of it in s; a broken one stays a path, so that
     the page says why there is nothing to hear."""
     try:
-        samples, rate = read_part(path, _EXCERPT_S)
-        whole_s = float(soundfile.info(path).duration)
-    except (UserError, OSError, RuntimeError):
+        samples, rate = read_start(path, _EXCERPT_S)
+        whole_s = look(path).seconds
+    except BadRecording:
         return path, 0.0
     return Audio(np.ascontiguousarray(samples.T), rate), whole_s
 
@@ -228,6 +232,7 @@ def _drawn(histogram: Histogram, ident: str) -> Markup | None:
     words = (
         f"{histogram.total} clips, from {plain(histogram.low)} to {plain(histogram.high)} "
         f"{histogram.unit}, half of them below {plain(histogram.median)}."
+        + (f" {apart(histogram)}, not to scale." if apart(histogram) else "")
     )
     out = [
         f'<svg class="curve" viewBox="0 0 {width} {height}" role="img" '
@@ -242,17 +247,20 @@ def _drawn(histogram: Histogram, ident: str) -> Markup | None:
             f'<text class="tick" x="{left - 7}" y="{at + 4:.1f}" text-anchor="end">'
             f"{figures.number(count)}</text>"
         )
+    last = len(histogram.counts) - 1
     for index, count in enumerate(histogram.counts):
         if not count:
             continue
         x, y = to_x(histogram.edges[index]), to_y(count)
         wide = max(1.0, to_x(histogram.edges[index + 1]) - x - 1.5)
+        far = (index == 0 and histogram.under) or (index == last and histogram.over)
         out.append(
-            f'<rect class="bar" x="{x + 0.75:.1f}" y="{y:.1f}" width="{wide:.1f}" '
+            f'<rect class="bar{" far" if far else ""}" x="{x + 0.75:.1f}" y="{y:.1f}" width="{wide:.1f}" '
             f'height="{bottom - y:.1f}" rx="1.5"/>'
         )
     out.append(f'<line class="axis" x1="{left}" x2="{width - right}" y1="{bottom}" y2="{bottom}"/>')
-    for value in figures.ticks(low, high, 4):
+    inner = histogram.edges[bool(histogram.under)], histogram.edges[-2 if histogram.over else -1]
+    for value in figures.ticks(*inner, 4):  # the bars beyond have no scale
         at = to_x(value)
         anchor = "end" if at > width - right - 14 else "middle"
         out.append(
@@ -268,6 +276,21 @@ def _drawn(histogram: Histogram, ident: str) -> Markup | None:
 
 def _whole(values: Sequence[float]) -> list[float]:
     return [value for value in values if value == int(value)]
+
+
+def code(text: str) -> Markup:
+    """Escaped text, with what stands between backticks as ``<code>``."""
+    return Markup(re.sub(r"`([^`\n]+)`", r"<code>\1</code>", escape(text)))
+
+
+def apart(histogram: Histogram) -> str:
+    """``1 below -30, 2 from 0 up``: what is not drawn to scale; empty for most."""
+    parts = []
+    if histogram.under:
+        parts.append(f"{histogram.under:,} below {plain(histogram.edges[1])}")
+    if histogram.over:
+        parts.append(f"{histogram.over:,} from {plain(histogram.edges[-2])} up")
+    return ", ".join(parts)
 
 
 def top_names(histogram: Histogram, most: int = 8) -> list[tuple[str, int, float]]:

@@ -223,3 +223,62 @@ def test_trigger_once(folder):
 )
 def test_words(stem, text):
     assert words(stem) == text
+
+
+def unused(folder):
+    captions = Captions(folder)
+    sources = find_recordings(folder)[0]
+    for source in sources:
+        captions.of(source)
+    return captions.unused(sources)
+
+
+def test_captions_of_what_is_not_there_are_told(tmp_path):
+    write(tmp_path / "a" / "x.wav", 0.1)
+    write(tmp_path / "y.wav", 0.1)
+    (tmp_path / "a" / "x.txt").write_text("read")
+    assert unused(tmp_path) == []
+    (tmp_path / "a" / "z.caption.txt").write_text("for nobody")
+    assert unused(tmp_path) == ["a/z.caption.txt belongs to no recording, so nothing reads it"]
+    (tmp_path / "a" / "w.json").write_text("{}")
+    (tmp_path / "v.lyrics.txt").write_text("la")
+    rows = [{"file_name": name, "text": "t"} for name in ("y.wav", "gone.wav", "a/no.wav")]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "a" / "metadata.csv").write_text("file_name,caption\nx.wav,c\nno.wav,c\n")
+    assert unused(tmp_path) == [
+        "3 rows of metadata name files that are not there: a/metadata.csv:3 names no.wav ...",
+        "3 text files belong to no recording, so nothing reads them: a/w.json and more",
+    ]
+    (tmp_path / "a" / "metadata.csv").unlink()
+    rows.pop()
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert unused(tmp_path)[0] == "metadata.jsonl:2 names gone.wav, which is not there"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["README.txt", "license-2.0.txt", "LICENCE.txt", "Notes.txt", "01 track list.txt", "info.json",
+     "dataset_infos.json", "credits_en.txt", "tracklist.txt", "2019.txt", ".hidden.txt"],
+)  # fmt: skip
+def test_notes_on_the_whole_folder_are_no_orphans(folder, name):
+    (folder / name).write_text("x")
+    assert unused(folder) == []
+
+
+def test_sidecars_of_what_was_refused_are_no_orphans(folder):
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "empty.txt").write_text("x")
+    write(folder / "x.lyrics.wav", 0.1)
+    (folder / "x.lyrics.txt").write_text("x")
+    (folder / "notes").mkdir()
+    (folder / "notes" / "a poem.txt").write_text("no recordings here")
+    assert unused(folder) == []
+
+
+def test_beside_one_recording_nothing_is_an_orphan(folder):
+    (folder / "other.txt").write_text("x")
+    sources = find_recordings(folder / "song.wav")[0]
+    captions = Captions(folder / "song.wav")
+    captions.of(sources[0])
+    assert captions.unused(sources) == []
+    assert captions.orphans(sources) == []

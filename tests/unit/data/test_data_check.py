@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from shutil import which
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from tunesmith.data._clip_measures import FaultFound, Measured
 from tunesmith.data._diversity import _correlation
 from tunesmith.data._histogram import of_names, of_numbers
 from tunesmith.data.check import check
-from tunesmith.data.load import load_dataset
+from tunesmith.data.load import load_dataset, load_readable
 from tunesmith.data.needs import NEEDS, Tally, judge, need_of, verdicts
 from tunesmith.errors import UserError
 from tunesmith.types import Clip
@@ -84,7 +85,7 @@ def test_one_clip(tmp_path):
 def test_identical_clips_count_once(tmp_path):
     data_set(tmp_path, [3] * 9 + [4], ["the same caption"])
     found = check(tmp_path, "textual_inversion")
-    clips = found.counts.clips  # dividing one recording leaves a clip out between the sides
+    clips = found.counts.clips
     assert len(found.screening.repeats) == clips - 2
     assert found.verdict.counted == 2
     assert found.diversity.vendi < 2
@@ -186,18 +187,21 @@ def test_a_folder_from_elsewhere_is_measured(tmp_path):
     stages = []
     found = check(tmp_path, on_progress=lambda *at: stages.append(at))
     assert ("measuring", 3, 3) in stages and ("listening", 3, 3) in stages
-    assert "3 clips measured now" in found.notes[0]
+    assert any("3 clips measured now" in note for note in found.notes)
     assert next(one for one in found.histograms if one.name == "loudness").total == 3
     assert any("the names of their files" in finding.what for finding in found.findings)
 
 
 def test_variants_do_not_count(tmp_path, monkeypatch):
     data_set(tmp_path, [1, 2, 3])
-    clips = load_dataset(tmp_path)
-    clips[2] = replace(clips[2], variant_of=clips[0].path.name, recording=clips[0].recording)
+    loaded = load_readable(tmp_path)
+    first = loaded.clips[0]
+    loaded.clips[2] = replace(
+        loaded.clips[2], variant_of=first.path.name, recording=first.recording
+    )
     # By its entry in sys.modules: as an attribute of the package, `check` is the function.
     module = sys.modules["tunesmith.data.check"]
-    monkeypatch.setattr(module, "load_dataset", lambda folder: clips)
+    monkeypatch.setattr(module, "load_readable", lambda folder, on_progress: loaded)
     found = check(tmp_path)
     assert (found.counts.clips, found.counts.variants, found.counts.recordings) == (2, 1, 2)
 
@@ -215,6 +219,129 @@ def test_errors_of_use(tmp_path):
         check(tmp_path, "lorra")
     with pytest.raises(UserError, match="no folder"):
         check(tmp_path / "nothing")
+
+
+# What cannot be read ------------------------------------------------------------------------
+
+
+def what(found):
+    return [finding.what for finding in found.findings]
+
+
+def test_unreadable_files_are_told_and_the_rest_is_judged(tmp_path):
+    data_set(tmp_path, range(4), measures=False)
+    (tmp_path / "train" / "empty.wav").write_bytes(b"")
+    (tmp_path / "train" / "not.wav").write_bytes(b"PK\x03\x04" + b"x" * 100)
+    (tmp_path / "train" / "noise.flac").write_bytes(b"x" * 1000)
+    whole = (tmp_path / "train" / "00.wav").read_bytes()
+    (tmp_path / "train" / "torn.wav").write_bytes(whole[: len(whole) // 2])
+    rows = [{"file_name": "gone.wav", "text": "x"}]
+    (tmp_path / "train" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = check(tmp_path)
+    reasons = {one.file: one.reason for one in found.unreadable}
+    assert reasons["train/empty.wav"] == "is empty (0 bytes)"
+    assert "zip archive" in reasons["train/not.wav"]
+    assert "cut short" in reasons["train/torn.wav"]
+    assert reasons["train/gone.wav"] == "is missing, train/metadata.jsonl:1 names it"
+    assert len(reasons) == 5 and "train/noise.flac" in reasons
+    assert (found.counts.clips, found.counts.unreadable) == (4, 5)
+    assert what(found)[0].startswith("5 files cannot be read: train/gone.wav: is missing")
+    assert what(found)[0].endswith("; and 2 more.")
+    told = found.to_json()["unreadable"]
+    assert {"file": "train/empty.wav", "reason": "is empty (0 bytes)"} in told
+    with pytest.raises(UserError, match=r"gone\.wav: is missing"):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.skipif(which("ffmpeg") is None, reason="no ffmpeg")
+def test_what_ffmpeg_decodes_is_measured(tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(3.0, 1), RATE_HZ)
+    words = ["ffmpeg", "-nostdin", "-v", "error", "-i", tmp_path / "a.wav", tmp_path / "b.m4a"]
+    subprocess.run(words, check=True)
+    (tmp_path / "c.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + b"x" * 400)
+    found = check(tmp_path, "voice")
+    assert found.formats == {"WAV 8000 Hz mono": 1, "AAC 8000 Hz mono": 1}
+    assert found.counts.seconds == pytest.approx(6.0, abs=0.3)
+    assert [one.file for one in found.unreadable] == ["c.m4a"]
+    assert found.screening.repeats  # both of them have been heard
+    (tmp_path / "c.m4a").unlink()
+    assert {clip.path.name for clip in load_dataset(tmp_path)} == {"a.wav", "b.m4a"}
+
+
+def test_broken_clips_of_a_prepared_set(tmp_path):
+    from tunesmith.data.prepare import prepare
+
+    for i in range(5):
+        (tmp_path / "s").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / "s" / f"{i}.wav", tone(6.0, i), RATE_HZ)
+    prepare(tmp_path / "s", tmp_path / "d", min_s=2.0, max_s=3.0, workers=0)
+    before = check(tmp_path / "d").counts
+    gone, empty, torn, *_ = sorted((tmp_path / "d" / "train").glob("*.flac"))
+    gone.unlink()
+    empty.write_bytes(b"")
+    torn.write_bytes(torn.read_bytes()[:200])  # opens, and holds nothing
+    found = check(tmp_path / "d")
+    assert found.counts.clips == before.clips - 3
+    assert {one.file for one in found.unreadable} == {
+        f"train/{one.name}" for one in (gone, empty, torn)
+    }
+    with pytest.raises(UserError, match="is missing"):
+        load_dataset(tmp_path / "d")
+    table = tmp_path / "d" / "train" / "metadata.jsonl"
+    table.write_text("{\n" + table.read_text())
+    found = check(tmp_path / "d")
+    assert "train/metadata.jsonl:1" in {one.file for one in found.unreadable}
+    assert any("clips" in note for note in found.notes)  # more rows than clips were written
+
+
+def test_nothing_readable_is_one_clear_error(tmp_path):
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UserError, match=r"a\.wav: is empty \(0 bytes\) \(and 1 more\)") as caught:
+        check(tmp_path)
+    assert "\n" not in str(caught.value)
+    for name in ("a.wav", "b.wav"):  # opens, but cannot be decoded to its end
+        soundfile.write(tmp_path / name, tone(2.0), RATE_HZ)
+        data = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match=r"nothing in .*cut short"):
+        check(tmp_path)
+
+
+def test_a_test_split_is_told(tmp_path):
+    data_set(tmp_path, [1, 2], ["x"])
+    data_set(tmp_path, [3], side="test", measures=False)
+    (tmp_path / "test" / "broken.wav").write_bytes(b"")
+    found = check(tmp_path)
+    assert found.counts.clips == 2 and not found.unreadable
+    assert found.notes[0].startswith("1 clip in test/ is left alone")
+
+
+def test_recordings_are_known_without_a_dataset_json(tmp_path):
+    from tunesmith.data.prepare import prepare
+
+    for i in range(5):
+        (tmp_path / "s").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / "s" / f"{i}.wav", tone(6.0, i), RATE_HZ)
+    prepare(tmp_path / "s", tmp_path / "d", min_s=2.0, max_s=3.0, workers=0)
+    before = check(tmp_path / "d")
+    (tmp_path / "d" / "dataset.json").unlink()
+    after = check(tmp_path / "d")
+    assert after.counts == before.counts and after.counts.recordings == 5
+    assert after.captions.sources == before.captions.sources
+
+
+def test_a_side_drawn_here_is_nobodys_fault(tmp_path):
+    for i in range(8):
+        samples = tone(6.0, i)
+        soundfile.write(tmp_path / f"{i}.wav", samples, RATE_HZ)
+        soundfile.write(tmp_path / f"{i}-quiet.wav", 0.5 * samples, RATE_HZ)
+    found = check(tmp_path)
+    assert found.counts.valid and len(found.screening.repeats) >= 8
+    assert not any("has the sound of one to train with" in line for line in what(found))
+    assert not any("stand in train and valid" in line for line in what(found))
+    (said,) = [one for one in found.findings if "sides were drawn here" in one.what]
+    assert "`tunesmith prepare`" in said.mend
 
 
 def test_the_import_is_light():
@@ -263,6 +390,13 @@ def test_faults_weigh_by_sensitivity(method, flawed, falls):
     said = judge(need_of(method), plenty)
     assert said.word == ("good" if falls else "best")
     assert any("'good' instead of 'best'" in line for line in said.sentences) == bool(falls)
+    assert said.lowered == (f"{flawed} % of the clips have faults" if falls else "")
+
+
+def test_a_word_without_anything_to_train_with_is_marked():
+    assert judge(need_of("lora"), tally(train=0)).lowered == "no clip is there to train with"
+    assert judge(need_of("lora"), tally(train=0, recordings=3)).lowered == ""
+    assert judge(need_of("lora"), tally(recordings=3, flawed=50)).lowered == ""
 
 
 def test_a_clip_that_is_flawed_and_a_repeat_is_left_out_once():
@@ -379,6 +513,20 @@ def test_histograms_lose_nothing():
     assert of_numbers("x", "s", [5.0] * 3).counts == (3,)
     assert of_numbers("x", "s", [None]).counts == () and of_numbers("x", "s", [0.0]).total == 1
     assert of_names("key", ["b", None, "a", "b"]).labels == ("b", "a")
+
+
+def test_what_lies_far_out_does_not_squeeze_the_rest():
+    loud = [-14.0 - i / 10 for i in range(20)]
+    histogram = of_numbers("loudness", "LUFS", [*loud, -60.0, 0.0])
+    assert (histogram.under, histogram.over, histogram.total) == (1, 1, 22)
+    assert histogram.counts[0] == histogram.counts[-1] == 1
+    assert histogram.edges[0] >= -17 and histogram.edges[-1] <= -13
+    assert (histogram.low, histogram.high) == (-60.0, 0.0)
+    assert len(histogram.edges) == len(histogram.counts) + 1 <= 18
+    assert sum(count > 0 for count in histogram.counts[1:-1]) >= 8
+    for even in (loud, [-60.0], [-60.0, -14.0], [5.0] * 9 + [1.0], [*loud, -60, -60]):
+        plain = of_numbers("x", "", even)
+        assert (plain.under, plain.over, plain.total) == (0, 0, len(even))
 
 
 def test_correlation_equals_a_loop_over_shifts():

@@ -8,6 +8,7 @@ from sounds import write
 
 from tunesmith.data import load_dataset, prepare
 from tunesmith.data.audiofolder import clip_name, columns
+from tunesmith.data.load import load_readable
 from tunesmith.errors import UserError
 from tunesmith.types import Clip
 
@@ -125,6 +126,90 @@ def test_hugging_face_datasets_opens_it(tmp_path, monkeypatch):
             assert row["caption"] == mine.caption and row["sha256"] == mine.sha256
             assert row["start_s"] == mine.start_s and row["bpm"] == mine.extra.get("bpm", "")
     assert not ours
+
+
+OURS = {"start_s": 0.0, "caption_source": "tags", "caption_confidence": 0.7}
+
+
+def rows(folder, rows, sounds=None):
+    for i, row in enumerate(rows):
+        write(folder / row["file_name"], 2.0, seed=i if sounds is None else sounds[i])
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return {clip.path.name: clip for clip in load_dataset(folder)}
+
+
+def test_columns_of_ours_count_wherever_they_stand(tmp_path):
+    names = [f"{i}-{part}.wav" for i in range(6) for part in range(3)]
+    table = [
+        {"file_name": name, "caption": "c", **OURS, "recording": f"r{name[0]}", "start_s": name[2]}
+        for name in names
+    ]
+    clips = rows(tmp_path / "d", table)
+    assert len(clips) == 18 and {clip.recording for clip in clips.values()} == {
+        f"r{i}" for i in range(6)
+    }
+    sides = {(clip.recording, clip.split) for clip in clips.values()}
+    assert len(sides) == 6 and {side for _, side in sides} == {"train", "valid"}
+    one = clips["3-2.wav"]
+    assert (one.start_s, one.caption_source, one.caption_confidence) == (2.0, "tags", 0.7)
+    assert one.duration_s == 2.0 and not one.extra
+
+
+def test_columns_that_are_not_what_they_should_be_are_passed_over(tmp_path):
+    bad = [
+        {"recording": [1], "start_s": "soon", "caption_confidence": 7, "caption_source": {}},
+        {"recording": True, "start_s": -1, "caption_confidence": "nan", "variant_of": 3},
+        {"recording": " ", "start_s": None, "captions": 7, "variant_of": "nowhere.wav"},
+        {"recording": "a\nb\u202e", "start_s": True, "captions": ["c", "d", 1]},
+        {"recording": 12, "start_s": 10**400, "variant_of": "4.wav"},
+    ]
+    table = [{"file_name": f"{i}.wav", "caption": "c", **row} for i, row in enumerate(bad)]
+    clips = rows(tmp_path / "d", table)
+    said = [clips[f"{i}.wav"] for i in range(5)]
+    names = [clip.recording for clip in said]
+    assert names == ["0.wav", "1.wav", "2.wav", "a b\\u202e", "12"]
+    assert {clip.start_s for clip in said} == {0.0} and not any(clip.variant_of for clip in said)
+    assert {clip.caption_source for clip in said} == {"metadata"}
+    assert {clip.caption_confidence for clip in said} == {1.0} and said[3].captions == ("d",)
+
+
+def test_a_source_column_says_nothing_of_a_sidecar(tmp_path):
+    folder = tmp_path / "d"
+    folder.mkdir()
+    (folder / "a.txt").write_text("mine")
+    clips = rows(folder, [{"file_name": "a.wav", "caption": "c", **OURS}])
+    assert (clips["a.wav"].caption, clips["a.wav"].caption_source) == ("mine", "sidecar")
+    assert clips["a.wav"].caption_confidence == 1.0
+
+
+def test_equal_files_and_versions_stay_on_one_side(tmp_path):
+    table = [{"file_name": f"{i}.wav", "caption": "c"} for i in range(12)]
+    table += [
+        {"file_name": f"{i}-v.wav", "caption": "c", "variant_of": f"{i}.wav"} for i in range(6)
+    ]
+    clips = rows(tmp_path / "d", table, [*range(6), *range(6), *range(20, 26)])
+    for i in range(6):
+        assert clips[f"{i}.wav"].split == clips[f"{i + 6}.wav"].split
+    valid = {name for name, clip in clips.items() if clip.split == "valid"}
+    assert valid and not any("-v" in name for name in valid)
+    kept = {f"{i}-v.wav" for i in range(6) if clips[f"{i}.wav"].split == "train"}
+    assert kept == {name for name in clips if "-v" in name}
+
+
+def test_a_name_longer_than_names_may_be_is_missing(tmp_path):
+    plain(tmp_path / "d", 2)
+    row = json.dumps({"file_name": "x" * 400 + ".wav", "text": "x"})
+    (tmp_path / "d" / "metadata.jsonl").write_text(row)
+    with pytest.raises(UserError, match="is missing"):
+        load_dataset(tmp_path / "d")
+    loaded = load_readable(tmp_path / "d")
+    assert len(loaded.clips) == 2 and len(loaded.unreadable) == 1 and loaded.divided
+
+
+def test_only_a_test_split_is_said_so(tmp_path):
+    plain(tmp_path / "d" / "test", 2)
+    with pytest.raises(UserError, match="holds no clips \\(2 clips in test/ are left alone"):
+        load_dataset(tmp_path / "d")
 
 
 def test_a_score_beside_the_recordings_does_no_harm(tmp_path):

@@ -15,6 +15,7 @@ from rich.cells import cell_len
 from typer.testing import CliRunner
 
 from tunesmith.cli import app
+from tunesmith.data._histogram import of_numbers
 from tunesmith.data.check import Check, check
 from tunesmith.errors import UserError
 from tunesmith.report import check as page
@@ -89,7 +90,7 @@ def test_drawings_are_well_formed(found: Check) -> None:
         drawing = page._drawn(histogram, "h")
         if drawing is not None:
             root = ElementTree.fromstring(str(drawing))
-            bars = [e for e in root.iter("rect") if e.attrib["class"] == "bar"]
+            bars = [e for e in root.iter("rect") if "bar" in e.attrib["class"]]
             assert len(bars) == sum(count > 0 for count in histogram.counts)
 
 
@@ -147,6 +148,45 @@ def test_json_is_all_there_is(tmp_path: Path) -> None:
     assert not (folder / "check.html").exists()
     run(folder)
     assert (folder / "check.html").exists()
+
+
+def test_a_lowered_word_is_marked(tmp_path: Path) -> None:
+    folder = data_set(tmp_path / "d", 24)
+    done = run(folder, "--method", "dreambooth", "--out", tmp_path / "p.html")
+    assert re.search(r"^dreambooth +too little\*? +12 ", done.output, re.M), done.output
+    assert "too little*" in done.output
+    assert "* lowered: 50 % of the clips have faults" in done.output
+    html = (tmp_path / "p.html").read_text(encoding="utf-8")
+    assert "lowered: 50 % of the clips have faults" in html
+    value = json.loads(run(folder, "--method", "dreambooth", "--json").stdout)
+    assert value["verdicts"][0]["lowered"] == "50 % of the clips have faults"
+
+
+def test_backticks_are_code(found: Check) -> None:
+    html = page.render(found)
+    text = re.sub(r"<(script|style)>.*?</\1>", "", html, flags=re.S)
+    assert "`" not in text and "<code>prepare</code>" in text
+    assert page.code("`a <b>` & `c") == "<code>a &lt;b&gt;</code> &amp; `c"
+
+
+def test_unreadable_files_are_on_every_page(tmp_path: Path) -> None:
+    folder = data_set(tmp_path / "d")
+    (folder / "train" / "<i>bad.wav").write_bytes(b"")
+    done = run(folder, "--out", tmp_path / "p.html")
+    said = " ".join(done.output.split())
+    assert done.exit_code == 0 and "1 file unreadable" in said
+    assert "1 file cannot be read: train/<i>bad.wav: is empty (0 bytes)." in said
+    html = (tmp_path / "p.html").read_text(encoding="utf-8")
+    assert "train/&lt;i&gt;bad.wav: is empty (0 bytes)" in html and "<i>bad" not in html
+
+
+def test_a_lone_quiet_clip_leaves_the_others_their_scale() -> None:
+    histogram = of_numbers("loudness", "LUFS", [-60.0, *(-15 + i / 9 for i in range(18))])
+    drawing = ElementTree.fromstring(str(page._drawn(histogram, "h")))
+    ticks = [e.text for e in drawing.iter("text") if e.get("text-anchor") == "middle"]
+    assert {"0", "-60", "\N{MINUS SIGN}60"}.isdisjoint(ticks) and len(ticks) >= 3
+    assert [e.get("class") for e in drawing.iter("rect")].count("bar far") == 1
+    assert page.apart(histogram).startswith("1 below -15")
 
 
 def test_exit_codes(tmp_path: Path) -> None:
