@@ -13,6 +13,10 @@ _LINE_DB = 4.0  # over everything near it
 _NEAR_HZ = 2.5
 _STEADY = 0.3  # of its power is left in the quietest tenth of the time
 _HUM_LINES = 3
+# Sound that repeats itself every 0.2 s has lines at all multiples of 5 Hz, those of the mains too.
+# Neighbours on the grid are at most this far below the line; few lines may be there by chance.
+_GRID_DB, _FEW_LINES, _GRID_OF_FEW_DB = 6.0, 4, 12.0
+_GRID_SHARE = 0.6  # of the lines have such neighbours
 
 
 def _db(power: float) -> float:
@@ -51,6 +55,9 @@ def comb(wave: np.ndarray) -> tuple[float, float]:
             for number in np.flatnonzero(lines):
                 lines[number] = _steady(wave, hz[row, number], power[number])
             if lines.sum() >= _HUM_LINES and lines[:3].any():
+                # In the quiet spectrum no chord of the music stands beside a line of hum.
+                if _is_grid(quiet_tops, quiet_step_hz, hz[row, lines], mains_hz):
+                    break
                 best = max(best, (int(lines.sum()), _db(float(power[lines].sum())), mains_hz))
                 break
     return best[1], best[2]
@@ -81,6 +88,25 @@ def _lines(power: np.ndarray, step_hz: float, length_s: float) -> np.ndarray:
     around = np.maximum(np.roll(side, shift), np.roll(side, -shift))
     peak = power >= ndimage.maximum_filter1d(power, 3)
     return peak & (power > 10 ** (_LINE_DB / 10) * around) & (power > 1e-9)
+
+
+def _is_grid(tops: np.ndarray, step_hz: float, hz: np.ndarray, mains_hz: float) -> bool:
+    """Whether lines ``[L]`` belong to a finer grid: a whole part of the mains' frequency apart.
+
+    Their neighbours on it are about as strong, on both sides, and less is between.
+    """
+    range_db = _GRID_OF_FEW_DB if len(hz) <= _FEW_LINES else _GRID_DB
+    for parts in range(2, int(mains_hz / _NEAR_HZ) + 1):
+        apart_hz = mains_hz / parts
+        # In places of the spectrum: [-1, -1/2, 0, 1/2, 1] spacings away from every line.
+        at = np.round((hz[:, None] + apart_hz * np.arange(-2, 3) / 2) / step_hz).astype(int)
+        below, left, line, right, above = 10 * np.log10(tops[at] + 1e-20).T
+        neighbours = np.minimum(below, above)
+        near = neighbours > line - range_db
+        clear = neighbours > np.maximum(left, right)
+        if np.mean(near & clear) >= _GRID_SHARE:
+            return True
+    return False
 
 
 def _widened(flags: np.ndarray, bins: float) -> np.ndarray:

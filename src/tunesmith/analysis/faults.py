@@ -2,7 +2,8 @@
 
 Every test asks for the mark that a fault leaves, not for the absence of something that good sound
 often has: a clipped wave arrives at its ceiling with a slope, mains hum is one narrow line in every
-second of the clip, a lost upper band ends in a cliff. Dark, quiet or droning music has none of them.
+second of the clip, a lost upper band ends in a cliff
+or a mirror. Dark, quiet or droning music has none of them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 import soxr
 from scipy import fft
 
+from tunesmith.analysis import _bandwidth
 from tunesmith.analysis._hum import HUM_RATE_HZ, comb
 
 FAULTS: Mapping[str, str] = MappingProxyType(
@@ -39,7 +41,11 @@ _SLOPE_STEPS = 8.0  # a rounded top of the same flatness falls off by at most tw
 _SAME_CEILING = 0.5  # share of all flat tops that stand at one ceiling
 _LEAST_TOPS = 4
 _LEAST_TOPS_PER_S = 0.5
-_SYNTHETIC = 0.8  # share of samples on their ceilings from which on the wave was drawn like that
+# A wave that rests near its ceilings for this share of the time that it sounds was drawn like that;
+# music driven 20 dB too far has 0.82. Rests between notes do not count.
+_SYNTHETIC = 0.85
+_NEAR_CEILING = 0.03  # of the peak; dither and a little ringing are within
+_SYNTHETIC_FRAME = 256
 _QUIETEST_PEAK = 64 * _STEP  # below, the grid of 16 bits is itself made of flat tops
 
 # Silence.
@@ -48,6 +54,8 @@ _DEAD_BELOW_LOUD_DB = 50.0
 _DEAD_DBFS = -70.0
 _SILENT_DBFS = -60.0
 _DEAD_SHARE = 0.6
+# Sparse music rests often, but never for that long at a stretch.
+_DEAD_STRETCH_S, _DEAD_STRETCH_SHARE = 2.5, 1 / 3
 
 # DC.
 _BLOCK_S = 0.005  # its sums have zeros at the multiples of the rate that is left
@@ -66,16 +74,8 @@ _FOREGROUND_DBFS = -26.0
 # Mono as stereo.
 _SAME_DB = -45.0
 _SILENT_CHANNEL_DB = -55.0
-
-# Bandwidth.
-_BANDS = 128
-_LOWEST_EDGE = 20
-_CLIFF_DB = 14.0
-# Where nothing but rounding is left above it, a low cliff is one: what was recorded is never so even.
-_LOW_CLIFF_DB, _EVEN_DB = 5.0, 1.0
-_MOST_PARTIAL_DB = 50.0  # a partial that stands this far out of its band leaks into the others
-# An edge at 16 kHz in a 44.1 kHz file is narrow, one at 17 kHz (LAME's at 128 kbit/s) is not.
-_NARROW = 0.735  # of half the sample rate
+_MOST_DELAY = 64  # samples
+_DELAY_EXCERPT = 2**15
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +152,19 @@ def _ceiling(level: np.ndarray, length: np.ndarray) -> tuple[int, int]:
     return int(end[best] - best), int(length[end[best]] - length[best])
 
 
+def _is_drawn(wave: np.ndarray, peak: float, level: np.ndarray) -> bool:
+    """Whether a channel ``[T]`` with flat tops at levels ``[N]`` is a synthesizer's square wave."""
+    near = np.zeros(len(wave), bool)
+    for side in (level > 0, level < 0):
+        if side.any():
+            near |= np.abs(wave - np.median(level[side])) < _NEAR_CEILING * peak
+    frame = min(_SYNTHETIC_FRAME, len(wave))
+    whole = len(wave) // frame * frame
+    sounds = np.abs(wave[:whole]).reshape(-1, frame).max(axis=1) > 0.5 * peak
+    share = near[:whole].reshape(-1, frame)[sounds].mean() if sounds.any() else 0.0
+    return bool(share >= _SYNTHETIC)
+
+
 def _clipping(wave: np.ndarray, rate_hz: int) -> Fault | None:
     """Flat tops at one level, per channel and polarity.
 
@@ -159,7 +172,6 @@ def _clipping(wave: np.ndarray, rate_hz: int) -> Fault | None:
     parabola of N flat samples the next difference is at most ``1 + 3 / N`` steps. A clipped wave
     arrives with the slope that it had on its way up.
     """
-    count = 0
     worst = 0
     for channel in wave:
         peak = float(np.abs(channel).max())
@@ -175,9 +187,8 @@ def _clipping(wave: np.ndarray, rate_hz: int) -> Fault | None:
             least = max(_LEAST_TOPS, _LEAST_TOPS_PER_S * len(channel) / rate_hz)
             if tops >= max(least, _SAME_CEILING * np.count_nonzero(side)):
                 stuck += inside
-        if stuck < _SYNTHETIC * len(channel):
-            count += stuck
-            worst = max(worst, stuck)
+        if stuck > worst and not _is_drawn(channel, peak, level):
+            worst = stuck
     if not worst:
         return None
     percent = 100 * worst / wave.shape[1]
@@ -192,7 +203,8 @@ def _silence(wave: np.ndarray, rate_hz: int) -> Fault | None:
     """Share of 50 ms frames that are dead: 50 dB below the loud ones, or below -70 dBFS.
 
     The loud part is the 95th percentile of the frames. A clip whose loud part lies below -60 dBFS
-    is dead throughout. Each frame's mean is taken off, since an offset is no sound.
+    is dead throughout. Each frame's mean is taken off, since an offset is no sound. A metronome is
+    dead for most of its time too, but not at a stretch.
     """
     frame = max(1, min(wave.shape[1], round(_FRAME_S * rate_hz)))
     whole = wave[:, : wave.shape[1] // frame * frame].reshape(len(wave), -1, frame)
@@ -205,6 +217,11 @@ def _silence(wave: np.ndarray, rate_hz: int) -> Fault | None:
     dead = level_db < max(level_db.max() - 60.0, loud_db - _DEAD_BELOW_LOUD_DB, _DEAD_DBFS)
     percent = 100 * float(np.mean(dead))
     if percent < 100 * _DEAD_SHARE:
+        return None
+    edges = np.flatnonzero(np.diff(dead, prepend=False, append=False))
+    longest = int(np.diff(edges)[::2].max(initial=0)) * frame
+    least = max(_DEAD_STRETCH_S * rate_hz, _DEAD_STRETCH_SHARE * wave.shape[1])
+    if longest < min(least, _DEAD_SHARE * wave.shape[1]):
         return None
     return Fault(
         "silence", min(percent, 99.9), "% of its time", f"silent for {percent:.0f} % of its time"
@@ -263,7 +280,7 @@ def _hum(wave: np.ndarray, rate_hz: int) -> Fault | None:
 
 
 def _mono_as_stereo(wave: np.ndarray, rate_hz: int) -> Fault | None:
-    """What of each channel the loudest one does not explain by a gain: ``1 - r**2``."""
+    """What of each channel the loudest one does not explain by gain and delay: ``1 - r**2``."""
     del rate_hz
     if len(wave) < 2:
         return None
@@ -277,6 +294,8 @@ def _mono_as_stereo(wave: np.ndarray, rate_hz: int) -> Fault | None:
     same = gram[first] ** 2 / np.maximum(energy * energy[first], 1e-30)
     other_db = _db(np.clip(1 - same, 1e-12, None))
     silent = quiet_db < _SILENT_CHANNEL_DB
+    for other in np.flatnonzero(~silent & (other_db >= _SAME_DB)):
+        other_db[other] = _delayed_db(centred[first], centred[other])
     rest = np.arange(len(wave)) != first
     if not (silent | (other_db < _SAME_DB))[rest].all():
         return None
@@ -290,54 +309,28 @@ def _mono_as_stereo(wave: np.ndarray, rate_hz: int) -> Fault | None:
     return Fault("mono_as_stereo", figure, "dB", reason)
 
 
+def _delayed_db(one: np.ndarray, other: np.ndarray) -> float:
+    """What of ``[T]`` another, moved by up to 64 samples and scaled, does not explain: dB.
+
+    The delay is found in the loudest excerpt, in its differences: bass is like itself at any delay.
+    """
+    size = min(len(one) - 1, _DELAY_EXCERPT)
+    if size <= 4 * _MOST_DELAY:
+        return 0.0
+    energy = [float(np.dot(part, part)) for part in np.split(one, range(size, len(one), size))[:-1]]
+    start = min(size * int(np.argmax(energy or [0.0])), len(one) - 1 - size)
+    slopes = np.diff(np.stack([one, other])[:, start : start + size + 1])
+    spectra = np.asarray(fft.rfft(slopes, size + _MOST_DELAY, axis=1))
+    like = np.abs(np.asarray(fft.irfft(spectra[1] * np.conj(spectra[0]), size + _MOST_DELAY)))
+    lags = np.arange(-_MOST_DELAY, _MOST_DELAY + 1)
+    lag = int(lags[np.argmax(like[lags])])
+    late, early = (other[lag:], one[: len(one) - lag]) if lag >= 0 else (other[:lag], one[-lag:])
+    both = float(np.dot(late, early)) ** 2
+    powers = float(np.dot(late, late)) * float(np.dot(early, early))
+    return float(_db(max(1 - both / max(powers, 1e-30), 1e-12)))
+
+
 # Bandwidth -----------------------------------------------------------------------------------
-
-
-def _bands_db(wave: np.ndarray, rate_hz: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and lower quartile of the bins of 128 equal bands up to half the rate: ``[128]``, dB.
-
-    Both of the clip's mean power spectrum. The quartile is what fills the space between partials.
-    """
-    size = max(8 * _BANDS, 2 ** round(math.log2(0.093 * rate_hz)))
-    if wave.shape[1] < size:
-        wave = np.pad(wave, ((0, 0), (0, size - wave.shape[1])))
-    frames = wave[:, : wave.shape[1] // size * size].reshape(-1, size)
-    spectrum = np.asarray(fft.rfft(frames * np.hanning(size).astype(np.float32), axis=1))
-    power = np.square(np.abs(spectrum)).mean(axis=0, dtype=np.float64)
-    bins = np.sort(power[1:].reshape(_BANDS, -1), axis=1) / size
-    return _db(bins.mean(axis=1)), _db(bins[:, bins.shape[1] // 4])
-
-
-def _cliff(mean_db: np.ndarray, filled_db: np.ndarray) -> tuple[int, float]:
-    """Band above the steepest cliff and its height in dB: (128, 0.0) where there is none.
-
-    Above the cliff nothing may rise again. Below it every band must be filled (a few partials
-    are none) and not fall already: the slope before it is taken off.
-    """
-    above = np.maximum.accumulate(mean_db[::-1])[::-1]
-    best = (_BANDS, 0.0)
-    for edge in range(_LOWEST_EDGE, round(1.05 * _NARROW * _BANDS)):
-        # A resampler's own slope lies between a tenth below the edge and the edge.
-        end = round(0.9 * edge)
-        near = filled_db[end - max(4, edge // 8) : end]
-        far = filled_db[end - 2 * len(near) - 2 : end - len(near) - 2]
-        level = float(near.min())
-        if float(mean_db[end - len(near) : end].max()) > level + _MOST_PARTIAL_DB:
-            continue
-        height = level - float(above[edge]) - max(0.0, float(np.median(far)) - level)
-        if height > best[1]:
-            # The edge itself is where half of the cliff is fallen.
-            under = mean_db[end : edge + 1] < level - (level - above[edge]) / 2
-            best = (end + int(np.argmax(under)), height)
-    return best
-
-
-def _is_cliff(mean_db: np.ndarray, edge: int, height: float) -> bool:
-    if height >= _CLIFF_DB:
-        return True
-    above = mean_db[edge + 2 :]
-    even = len(above) > 0 and float(above.max() - np.median(above)) <= _EVEN_DB
-    return height >= _LOW_CLIFF_DB and even
 
 
 def bandwidth_hz(samples: np.ndarray, sample_rate_hz: int) -> float:
@@ -348,24 +341,25 @@ def bandwidth_hz(samples: np.ndarray, sample_rate_hz: int) -> float:
         sample_rate_hz: of the samples.
 
     Returns:
-        Hz, from 0 (silence) to half the sample rate, in steps of 1/128 of that.
+        Hz, from 0 (silence) to half the sample rate, in steps of 1/128 of that; an edge that lies
+        at half of a usual sample rate is that half.
     """
     if not samples.size or not np.any(samples):
         return 0.0
     wave = np.ascontiguousarray(samples.T, dtype=np.float32)
-    mean_db, filled_db = _bands_db(wave, sample_rate_hz)
-    edge, height = _cliff(mean_db, filled_db)
-    if not _is_cliff(mean_db, edge, height):
-        edge = int(np.flatnonzero(mean_db > mean_db.max() - 60.0)[-1]) + 1
-    return edge / _BANDS * sample_rate_hz / 2
+    power = _bandwidth.spectrum(wave, sample_rate_hz)
+    edge_hz = _bandwidth.edge_hz(power, sample_rate_hz)
+    if edge_hz:
+        return edge_hz
+    mean_db, _ = _bandwidth.bands_db(power)
+    last = int(np.flatnonzero(mean_db > mean_db.max() - 60.0)[-1]) + 1
+    return last / _bandwidth.BANDS * sample_rate_hz / 2
 
 
 def _false_bandwidth(wave: np.ndarray, rate_hz: int) -> Fault | None:
-    mean_db, filled_db = _bands_db(wave, rate_hz)
-    edge, height = _cliff(mean_db, filled_db)
-    if edge >= _NARROW * _BANDS or not _is_cliff(mean_db, edge, height):
+    hz = _bandwidth.edge_hz(_bandwidth.spectrum(wave, rate_hz), rate_hz)
+    if not 0 < hz < _bandwidth.NARROW * rate_hz / 2:
         return None
-    hz = edge / _BANDS * rate_hz / 2
     reason = f"nothing above {hz:.0f} Hz, though its sample rate could hold {rate_hz // 2} Hz"
     return Fault("false_bandwidth", hz, "Hz", reason)
 

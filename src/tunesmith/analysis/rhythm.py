@@ -55,6 +55,10 @@ _SILENT = 0.1  # of the strong beats: if every other beat is weaker, it is none
 
 _APART_S = 0.05  # between onsets that are counted
 _ONSET_SHARE = 0.1  # of the strongest onset
+# The ripple of a drone repeats itself perfectly and is no pulse: a pulse has onsets. This one is in
+# the unit of the envelope: a note struck gives 10 to 200, two low partials beating 2 to 4.
+_LEAST_ONSET = 5.0
+_FEWEST_ONSETS, _FEWEST_ONSETS_PER_S = 6, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,9 +239,9 @@ def find_pulse(onsets: np.ndarray) -> Beats | None:
     """The likeliest pulse in onsets ``[F, R]`` of :func:`region_onsets`, however unlikely.
 
     Returns:
-        None where there is nothing to go by: under 2.5 s, or not one onset.
+        None where there is nothing to go by: under 2.5 s, or too few onsets or too far apart.
     """
-    if len(onsets) < _SHORTEST_S * FRAMES_PER_S:
+    if len(onsets) < _SHORTEST_S * FRAMES_PER_S or not _has_onsets(onsets):
         return None
     clear = _standing_out(onsets)
     likeness, scores = _scores(clear)
@@ -314,13 +318,27 @@ def find_beats(samples: np.ndarray, sample_rate_hz: int) -> Beats | None:
     return pulse if pulse is not None and pulse.confidence >= _NO_PULSE else None
 
 
-def count_onsets(onsets: np.ndarray) -> int:
-    """Onsets in ``[F, R]``: peaks that stand out, at least 50 ms apart."""
+def _peaks(onsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Frames of the peaks in ``[F, R]``, at least 50 ms apart, and how far each stands out."""
     strength = onsets.sum(axis=1)
-    peak = float(strength.max(initial=0.0))
-    if peak <= 0:
-        return 0
     clear = strength - scipy.ndimage.uniform_filter1d(strength, int(_SURROUND_S * FRAMES_PER_S))
     wide = 2 * int(_APART_S * FRAMES_PER_S) + 1
-    tops = strength == scipy.ndimage.maximum_filter1d(strength, wide)
-    return int(np.sum(tops & (clear > _ONSET_SHARE * peak)))
+    at = np.flatnonzero((strength == scipy.ndimage.maximum_filter1d(strength, wide)) & (clear > 0))
+    return at, clear[at]
+
+
+def _has_onsets(onsets: np.ndarray) -> bool:
+    """Whether ``[F, R]`` holds enough onsets for a pulse, and close enough to each other."""
+    at, height = _peaks(onsets)
+    real = at[height >= _LEAST_ONSET]
+    if len(real) < _FEWEST_ONSETS:
+        return False
+    return bool((len(real) - 1) / (real[-1] - real[0]) * FRAMES_PER_S >= _FEWEST_ONSETS_PER_S)
+
+
+def count_onsets(onsets: np.ndarray) -> int:
+    """Onsets in ``[F, R]``: peaks that stand out, at least 50 ms apart."""
+    if not onsets.size:
+        return 0
+    _, height = _peaks(onsets)
+    return int(np.sum(height > _ONSET_SHARE * float(onsets.sum(axis=1).max())))

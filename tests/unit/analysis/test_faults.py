@@ -102,6 +102,31 @@ def test_square_waves_are_not_clipped(duty):
     assert "clipping" not in names(mono(chips + 0.1 * signal.square(2 * np.pi * 523 * time_s(1))))
 
 
+def square_lead(seed, seconds=4.0):
+    """One voice of square notes with rests, without corners (PolyBLEP): float32 ``[T, 1]``."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for _ in range(round(seconds / 0.2)):
+        step = 110 * 2 ** (rng.integers(0, 36) / 12) / RATE_HZ
+        phase = np.arange(round(0.2 * RATE_HZ)) * step % 1
+        wave = np.where(phase < 0.5, 1.0, -1.0)
+        for edge, sign in ((0.0, 1), (0.5, -1)):
+            since = (phase - edge) % 1
+            after, before = since < step, since > 1 - step
+            wave[after] -= sign * (since[after] / step - 1) ** 2
+            wave[before] += sign * ((since[before] - 1) / step + 1) ** 2
+        wave[round(0.17 * RATE_HZ) :] = 0
+        parts.append(0.5 * wave * (rng.random() > 0.2))
+    return mono(np.concatenate(parts))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_band_limited_square_lead_is_not_clipped(seed):
+    lead = square_lead(seed)
+    assert "clipping" not in names((np.round(lead * 32768) / 32768).astype(np.float32))
+    assert "clipping" not in names(stored(lead))
+
+
 # Silence
 
 
@@ -120,6 +145,19 @@ def test_rests_and_quiet_recordings_are_not_silence():
         samples[round(start * RATE_HZ) : round((start + 0.6) * RATE_HZ)] = 0
     assert names(samples) == []
     assert "silence" not in names(0.02 * music(seed=5))
+
+
+@pytest.mark.parametrize(("every_s", "sounds_s"), [(1.0, 0.05), (0.5, 0.1), (2.0, 0.3)])
+def test_sparse_music_is_not_silence(every_s, sounds_s):
+    time = time_s(12)
+    wave = 0.4 * np.sin(2 * np.pi * 1000 * time) * (time % every_s < sounds_s)
+    assert "silence" not in names(mono(wave))
+
+
+def test_a_short_clip_that_is_mostly_dead_is_silence():
+    samples = music(2.0, seed=4)
+    samples[round(0.5 * RATE_HZ) :] = 0
+    assert "silence" in names(samples)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 8])
@@ -189,6 +227,21 @@ def test_bass_notes_and_drones_are_not_hum():
     assert "hum" not in names(mono(comb(50.0, 6, 0.3)))
 
 
+@pytest.mark.parametrize(("step_s", "fades"), [(0.1, True), (0.2, False)])
+def test_notes_on_an_exact_grid_are_not_hum(step_s, fades):
+    # Its lines lie at all multiples of 10 or 5 Hz, hence at those of the mains.
+    time = time_s(step_s)
+    shape = np.exp(-5 * time / step_s) if fades else time < 0.8 * step_s
+    for seed in (3, 10, 11):
+        rng = np.random.default_rng(seed)
+        wave = []
+        for _ in range(round(10 / step_s)):
+            step = rng.choice([0, 2, 4, 5, 7, 9, 11, 12]) - 12 * rng.integers(0, 2)
+            hz = 220 * 2 ** ((step - 9) / 12)
+            wave.append(0.15 * (signal.square(2 * np.pi * hz * time) + 1) * shape)
+        assert "hum" not in names(mono(np.concatenate(wave)))
+
+
 # Channels
 
 
@@ -196,6 +249,12 @@ def test_bass_notes_and_drones_are_not_hum():
 def test_the_same_channel_twice(gain):
     left = music(seed=7)[:, 0]
     assert names(stored(stereo(left, gain * left))) == ["mono_as_stereo"]
+
+
+@pytest.mark.parametrize("delay", [1, -5, 30])
+def test_the_same_channel_later(delay):
+    left = music(seed=7)[:, 0]
+    assert names(stored(stereo(left, 0.8 * np.roll(left, delay)))) == ["mono_as_stereo"]
 
 
 def test_one_silent_channel():
@@ -232,6 +291,26 @@ def test_an_edge_is_found_where_it_is(rate_hz, edge_hz):
     assert fault.name == "false_bandwidth"
     assert fault.figure == pytest.approx(edge_hz, abs=rate_hz / 80)
     assert bandwidth_hz(samples, rate_hz) == fault.figure
+
+
+@pytest.mark.parametrize(
+    ("low_hz", "rate_hz"), [(16_000, 44_100), (16_000, 48_000), (22_050, 44_100), (8000, 16_000)]
+)
+def test_the_mirror_of_a_short_resampling_filter_is_found(low_hz, rate_hz):
+    # A filter that is wider than the gap, as that of ffmpeg: images fade above the true edge.
+    source = music(4.0, low_hz, seed=8) + 0.02 * noise(low_hz / 2, low_hz, 4.0)
+    samples = signal.resample_poly(source, rate_hz // 50, low_hz // 50, axis=0)
+    samples = stored(0.5 * samples / np.abs(samples).max())
+    (fault,) = find_faults(samples, rate_hz)
+    assert (fault.name, fault.figure) == ("false_bandwidth", low_hz / 2)
+    assert bandwidth_hz(samples, rate_hz) == low_hz / 2
+
+
+@pytest.mark.parametrize("hz", [100.0, 125.0, 250.0, 440.0])
+def test_partials_on_both_sides_of_half_a_usual_rate_are_no_mirror(hz):
+    time = time_s(3)
+    comb_of = sum(np.sin(2 * np.pi * hz * k * time + k * k) / k for k in range(1, int(20_000 / hz)))
+    assert "false_bandwidth" not in names(stored(mono(0.1 * comb_of)))
 
 
 @pytest.mark.parametrize("order", [1, 2, 4])

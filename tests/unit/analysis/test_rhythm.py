@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from tunesmith.analysis.facts import measure
 from tunesmith.analysis.rhythm import find_beats, onset_envelope, track
 from tunesmith.analysis.spectrum import RATE_HZ
 
@@ -95,3 +96,32 @@ def test_onset_envelope_peaks_where_notes_begin():
     assert len(envelope) == 1 + len(sound) // 256
     loudest = np.sort(np.argsort(envelope)[-1:]) * 256 / RATE_HZ
     assert np.abs(loudest[:, None] - begins).min() < 0.02
+
+
+def drone(hz, length_s=20.0):
+    """Eight partials that neither start nor stop: float32 ``[T, 1]``."""
+    time_s = np.arange(round(length_s * RATE_HZ)) / RATE_HZ
+    wave = sum(np.sin(2 * np.pi * hz * k * time_s) / k for k in range(1, 9))
+    return (0.15 * wave)[:, None].astype(np.float32)
+
+
+@pytest.mark.parametrize("hz", [50.0, 55.0, 60.0, 110.0])
+def test_a_drone_has_no_pulse(hz):
+    time_s = np.arange(20 * RATE_HZ) / RATE_HZ
+    sine = 0.3 * np.sin(2 * np.pi * hz * time_s)[:, None].astype(np.float32)
+    fifth = drone(hz) + drone(1.5 * hz) + drone(2 * hz)
+    for sound in (sine, drone(hz), np.round(drone(hz) * 32768) / 32768, fifth):
+        assert find_beats(sound, RATE_HZ) is None
+        facts = measure(sound, RATE_HZ)
+        assert facts.tempo_bpm is None and facts.tempo_confidence == 0
+
+
+@pytest.mark.parametrize("begins", [[0, 4, 9, 13, 18, 23], [0, 5, 8, 13, 19, 22, 26, 31, 34, 39]])
+def test_a_few_plucks_far_apart_are_no_pulse(begins):
+    time_s = np.arange(2 * RATE_HZ) / RATE_HZ
+    note = 0.3 * np.exp(-3 * time_s) * np.sin(2 * np.pi * 220 * time_s)
+    sound = np.zeros(((begins[-1] + 2) * RATE_HZ, 1), np.float32)
+    for begin in begins:
+        sound[begin * RATE_HZ : (begin + 2) * RATE_HZ, 0] += note
+    assert find_beats(sound, RATE_HZ) is None
+    assert measure(sound, RATE_HZ).tempo_bpm is None

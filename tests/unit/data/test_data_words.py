@@ -20,10 +20,26 @@ def test_a_caption_says_what_was_measured():
 
 
 def test_steady_needs_time():
-    facts = replace(PLAIN, brightness_hz=500.0, density_per_s=0.5, loudness_range_lu=1.0)
+    facts = replace(PLAIN, brightness_hz=400.0, density_per_s=0.5, loudness_range_lu=1.0)
     words, longer = describe(facts), describe(replace(facts, duration_s=30.0))
     assert words is not None and words.text == "120 bpm, A minor, dark, sparse"
     assert longer is not None and longer.text.endswith("sparse, steady loudness")
+
+
+def test_a_texture_alone_is_no_caption():
+    unsaid = replace(PLAIN, key=None, tempo_bpm=None)
+    assert describe(replace(unsaid, brightness_hz=300.0)) is None
+    two = describe(replace(unsaid, brightness_hz=300.0, density_per_s=0.3))
+    assert two is not None and (two.text, two.confidence) == ("dark, sparse", 0.6)
+    one = describe(replace(PLAIN, brightness_hz=300.0))
+    assert one is not None and (one.text, one.confidence) == ("120 bpm, A minor, dark", 0.6)
+
+
+def test_ordinary_music_has_no_texture():
+    # A jazz trio, a male reader, the middle half of the rendered compositions.
+    for brightness_hz, density_per_s in ((625.0, 4.6), (749.0, 4.0), (1400.0, 1.5), (2300.0, 4.0)):
+        words = describe(replace(PLAIN, brightness_hz=brightness_hz, density_per_s=density_per_s))
+        assert words is not None and words.text == "120 bpm, A minor"
 
 
 def test_what_is_not_sure_is_left_out():
@@ -71,6 +87,10 @@ def test_variants_of_facts():
         ("song in a minor, soft", "song in b minor, soft"),
         ("Db maj, Dmaj", "Eb maj, Emaj"),
         ("key of C", "key of D"),
+        ("key Am, slow", "key Bm, slow"),
+        ("key: Am", "key: Bm"),
+        ("Key of Bbm", "Key of Cm"),
+        ("key F# minor", "key G# minor"),
     ],
 )
 def test_captions_follow_the_variant(caption, expected):
@@ -86,6 +106,7 @@ def test_captions_follow_the_variant(caption, expected):
         "in a minor key",
         "a major hit",
         "I Am, Am I",
+        "the key am I, a key m",
         "Bb clarinet, B flat trumpet, vitamin C",
         "take 120, 120 voices",
         "a song about the key of A city",
