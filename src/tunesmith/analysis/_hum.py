@@ -15,7 +15,7 @@ _STEADY = 0.3  # of its power is left in the quietest tenth of the time
 _HUM_LINES = 3
 # Sound that repeats itself every 0.2 s has lines at all multiples of 5 Hz, those of the mains too.
 # Neighbours on the grid are at most this far below the line; few lines may be there by chance.
-_GRID_DB, _FEW_LINES, _GRID_OF_FEW_DB = 6.0, 4, 12.0
+_GRID_DB, _FEW_LINES, _GRID_OF_FEW_DB = 6.0, 4, 9.0
 _GRID_SHARE = 0.6  # of the lines have such neighbours
 
 
