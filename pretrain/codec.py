@@ -1,11 +1,12 @@
 """Train the EnCodec-architecture codec, fit its quantiser, encode all clips to codes.
 
-First the autoencoder, towards the end with noise in place of quantisation; then residual k-means on its latents;
-then the decoder alone on quantised latents. Curve: ``logs/codec.jsonl``.
+First the autoencoder; then residual k-means on its latents, and all of it on quantised latents; then the decoder
+alone. Curve: ``logs/codec.jsonl``.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,12 @@ from pretrain.common import append_jsonl, autocast, log, parser, set_up, write_a
 from pretrain.spectral import mel_distance, si_sdr_db, spectral_loss
 
 BATCH, CROP_FRAMES = 8, 50
-# Twice this rate diverged in longer runs.
-LEARNING_RATE, WARM_UP, CLIP_NORM = 1e-3, 100, 1.0
-QUANTISE_FROM, NOISE_FROM = 0.8, 0.6
-LATER_RATE, NOISE = 4e-4, 0.35
+# Twice this rate diverged; half of it once quantised, where the target moves too.
+LEARNING_RATE, LATER_RATE, WARM_UP, CLIP_NORM = 1e-3, 5e-4, 100, 1.0
+QUANTISE_FROM, LISTEN_UNTIL, FREEZE_FROM = 0.5, 0.55, 0.88
+# Once quantised, the encoder waits till the decoder has learnt to listen, and then moves slowly: at the
+# decoder's rate it runs away from the codebooks, and all is noise within a hundred steps.
+COMMITMENT, ENCODER_SHARE = 1.0, 0.1
 # Waveform first, spectra later: the waveform term alone couples output to input within a hundred steps,
 # while the spectral terms alone are first met by noise of the right colour.
 SPECTRAL_FROM, SPECTRAL_FULL = 400, 1600
@@ -54,10 +57,11 @@ def audio_batch(
 
 
 def learning_rate(step: int, progress: float) -> float:
-    """Warm-up, constant; less with the noise; then a linear fall to 2 %."""
-    if progress >= NOISE_FROM:
-        return LATER_RATE * min(1.0, max(0.02, (1 - progress) / (1 - QUANTISE_FROM)))
-    return LEARNING_RATE * min(1.0, (step + 1) / WARM_UP)
+    """Warm-up, constant; half of it when quantised, then a cosine's fall to 2 %."""
+    if progress < QUANTISE_FROM:
+        return LEARNING_RATE * min(1.0, (step + 1) / WARM_UP)
+    late = min(1.0, (progress - QUANTISE_FROM) / (1 - QUANTISE_FROM))
+    return LATER_RATE * max(0.02, 0.5 + 0.5 * math.cos(math.pi * late))
 
 
 def loss_terms(made: torch.Tensor, real: torch.Tensor, step: int) -> torch.Tensor:
@@ -91,7 +95,7 @@ def _fit_quantiser(
         points.append(
             codec.encoder(audio[:, None]).transpose(1, 2).reshape(-1, codec.config.hidden_size)
         )
-    return quantiser.fit(torch.cat(points), seed)
+    return quantiser.fit(torch.cat(points), seed, BATCH * CROP_FRAMES)
 
 
 def train(work: Path, steps: int, minutes: float, seed: int, device: str = "cpu") -> None:
@@ -103,7 +107,10 @@ def train(work: Path, steps: int, minutes: float, seed: int, device: str = "cpu"
     codec: Any = build_codec(seed)
     codec.to(device)
     optimizer = torch.optim.AdamW(
-        codec.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4
+        [{"params": codec.encoder.parameters()}, {"params": codec.decoder.parameters()}],
+        lr=LEARNING_RATE,
+        betas=(0.9, 0.99),
+        weight_decay=1e-4,
     )
     quantiser = Quantiser(codec)
     counters = {"step": 0, "trained_s": 0.0, "quantised": 0, "done": 0}
@@ -112,7 +119,6 @@ def train(work: Path, steps: int, minutes: float, seed: int, device: str = "cpu"
         log(f"codec: resumed at step {counters['step']}")
     else:
         unit_variance(codec, audio_batch(arrays, seed + 1, 0, 32, 100)[:, None].to(device))
-    generator = torch.Generator()
     last_save = before = time.monotonic()
     while not counters["done"]:
         step = int(counters["step"])
@@ -123,22 +129,20 @@ def train(work: Path, steps: int, minutes: float, seed: int, device: str = "cpu"
             append_jsonl(curve, {"step": step, "kmeans_variance_left": left})
             log(f"codec: k-means leaves {', '.join(f'{v:.1%}' for v in left)} of the variance")
         rate = learning_rate(step, progress)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        for group, share in zip(optimizer.param_groups, (ENCODER_SHARE, 1.0), strict=True):
+            group["lr"] = rate * (share if counters["quantised"] else 1.0)
         audio = audio_batch(arrays, seed, step, BATCH, CROP_FRAMES).to(device)
-        with autocast(device), torch.set_grad_enabled(not counters["quantised"]):
+        frozen = bool(counters["quantised"]) and not LISTEN_UNTIL <= progress < FREEZE_FROM
+        with autocast(device), torch.set_grad_enabled(not frozen):
             latents = codec.encoder(audio[:, None]).float()
-        if counters["quantised"]:
+        commitment = latents.new_zeros(())
+        if frozen:
             latents = quantiser(latents)
-        elif progress >= NOISE_FROM:
-            # White noise as strong as quantisation will be, relative to all channels together: what matters
-            # to the ear is then given more variance, which is what k-means preserves.
-            generator.manual_seed(seed + step)
-            noise = torch.randn(latents.shape, generator=generator).to(device)
-            latents = latents + NOISE * latents.detach().pow(2).mean().sqrt() * noise
+        elif counters["quantised"]:
+            latents, commitment = quantiser.learn(latents, seed + step)
         with autocast(device):
             made = codec.decoder(latents)[:, 0].float()
-        loss = loss_terms(made, audio, step)
+        loss = loss_terms(made, audio, step) + COMMITMENT * commitment
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(codec.parameters(), CLIP_NORM)

@@ -11,6 +11,8 @@ from transformers import EncodecConfig, EncodecModel
 N_CODEBOOKS, CODEBOOK_SIZE, LATENT, HOP = 4, 512, 64, 320
 FRAME_RATE_HZ = 50
 BANDWIDTH_KBIT_S = 2.0
+# Of the codebooks' moving averages; an entry with less than this share of its due is dead.
+EMA, DEAD_SHARE = 0.99, 0.05
 
 
 def codec_config() -> EncodecConfig:
@@ -57,7 +59,9 @@ class Quantiser:
         return (embed.pow(2).sum(1) - 2 * points @ embed.t()).argmin(1)
 
     @torch.no_grad()
-    def fit(self, points: torch.Tensor, seed: int, rounds: int = 15) -> list[float]:
+    def fit(
+        self, points: torch.Tensor, seed: int, points_per_step: int, rounds: int = 15
+    ) -> list[float]:
         """Residual k-means on latents [N, 64]; returns the share of variance left after each codebook."""
         generator = torch.Generator().manual_seed(seed)
         total = (points - points.mean(0)).pow(2).sum(1).mean()
@@ -81,7 +85,8 @@ class Quantiser:
                 book.embed.copy_(embed)
             codes = self._codes(book, residual)
             counts = torch.bincount(codes, minlength=CODEBOOK_SIZE).float()
-            book.cluster_size.copy_(counts / len(residual) * 400)
+            # As large as a batch of training will have them, where moving averages go on from here.
+            book.cluster_size.copy_(counts.clamp_min(1) / len(residual) * points_per_step)
             book.embed_avg.copy_(book.embed * book.cluster_size[:, None])
             residual = residual - book.embed[codes]
             left.append((residual.pow(2).sum(1).mean() / total).item())
@@ -90,12 +95,50 @@ class Quantiser:
     @torch.no_grad()
     def __call__(self, latents: torch.Tensor) -> torch.Tensor:
         """Quantised latents [B, 64, T]."""
-        residual = latents.transpose(1, 2).reshape(-1, latents.shape[1])
-        quantised = torch.zeros_like(residual)
-        for book in self.books:
-            chosen = book.embed[self._codes(book, residual)]
-            residual, quantised = residual - chosen, quantised + chosen
+        points = latents.transpose(1, 2).reshape(-1, latents.shape[1])
+        quantised = points - self._descend(points, None)
         return quantised.view(latents.shape[0], -1, latents.shape[1]).transpose(1, 2)
+
+    def learn(self, latents: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Quantised latents [B, 64, T] that pass their gradient straight on, and the commitment loss.
+
+        The codebooks follow the points that fall to them by moving averages; an entry that nothing
+        falls to is put on a random residual (van den Oord et al. 2017, appendix A; Zeghidour et al.
+        2021, section III-C). The loss is relative to the latents' power, so their scale is free.
+        """
+        points = latents.transpose(1, 2).reshape(-1, latents.shape[1])
+        with torch.no_grad():
+            draw = torch.Generator().manual_seed(seed)
+            left = self._descend(points, draw)
+        nearest = points.detach() - left
+        commitment = (points - nearest).pow(2).mean() / points.detach().pow(2).mean()
+        passed = points + (nearest - points).detach()
+        return passed.view(latents.shape[0], -1, latents.shape[1]).transpose(1, 2), commitment
+
+    def _descend(self, points: torch.Tensor, draw: torch.Generator | None) -> torch.Tensor:
+        """What all codebooks leave of points [N, 64]; with a generator they learn on the way."""
+        residual = points
+        for book in self.books:
+            codes = self._codes(book, residual)
+            after = residual - book.embed[codes]
+            if draw is not None:
+                self._follow(book, residual, codes, draw)
+            residual = after
+        return residual
+
+    def _follow(
+        self, book: Any, points: torch.Tensor, codes: torch.Tensor, draw: torch.Generator
+    ) -> None:
+        counts = torch.bincount(codes, minlength=CODEBOOK_SIZE).float()
+        sums = torch.zeros_like(book.embed).index_add_(0, codes, points)
+        book.cluster_size.lerp_(counts, 1 - EMA)
+        book.embed_avg.lerp_(sums, 1 - EMA)
+        usual = len(points) / CODEBOOK_SIZE
+        dead = book.cluster_size < DEAD_SHARE * usual
+        picks = torch.randint(len(points), (int(dead.sum()),), generator=draw).to(points.device)
+        book.embed_avg[dead] = points[picks] * usual
+        book.cluster_size[dead] = usual
+        book.embed.copy_(book.embed_avg / book.cluster_size[:, None])
 
 
 @torch.no_grad()
