@@ -137,6 +137,8 @@ def report(summary: PreparedSummary, dest: Path, base: str | None) -> list[str]:
     """The lines printed at the end of a run."""
     import shlex
 
+    from tunesmith.data.screen import ALWAYS_OUT, TOO_SHORT
+
     lines: list[str] = []
     if summary.unchanged:
         lines.append("Nothing to do: the data set is there and nothing has changed.")
@@ -150,8 +152,11 @@ def report(summary: PreparedSummary, dest: Path, base: str | None) -> list[str]:
         lines.append(f"{_count(summary.variants, 'varied version')} of the training clips besides")
     if summary.faults:
         found = ", ".join(f"{count} {fault}" for fault, count in summary.faults.items())
-        mend = "--min-seconds" if set(summary.faults) == {"too_short"} else "--keep FAULT"
-        lines.append(f"left out: {found} ({mend} lets them in)")
+        kept = " ".join(f"--keep {fault}" for fault in sorted(set(summary.faults) - ALWAYS_OUT))
+        mends = [f"{kept} lets them in"] if kept else []
+        mends += ["--min-seconds allows shorter clips"] if TOO_SHORT in summary.faults else []
+        mend = f" ({'; '.join(mends)})" if mends else ""
+        lines.append(f"left out: {found}{mend}")
     lines += [f"warning: {warning}" for warning in summary.warnings[:_SHOWN]]
     if len(summary.warnings) > _SHOWN:
         lines.append(f"... and {len(summary.warnings) - _SHOWN} more warnings in dataset.json")

@@ -15,7 +15,7 @@ from tunesmith.data.audiofolder import StagedClip, build, clip_name
 from tunesmith.data.caption import Caption
 from tunesmith.data.conform import PEAK_DBTP
 from tunesmith.data.cut import CutClip, CutRecord
-from tunesmith.data.screen import Kept, Screened
+from tunesmith.data.screen import ALWAYS_OUT, TOO_SHORT, Kept, Screened
 from tunesmith.data.settings import Settings
 from tunesmith.data.sources import Rejection, Source
 from tunesmith.data.split import SplitPlan
@@ -175,9 +175,9 @@ def _nothing_left(rejected: Sequence[Rejection], recordings: int) -> UserError:
     faults = Counter(one.fault for one in rejected)
     fault, _ = faults.most_common(1)[0]
     first = next(one for one in rejected if one.fault == fault)
-    if fault == "too_short":
+    if fault == TOO_SHORT:
         mend = "--min-seconds allows shorter clips"
-    elif fault:
+    elif fault and fault not in ALWAYS_OUT:
         mend = f"--keep {fault} lets them in"
     else:
         mend = "see the reason"

@@ -20,7 +20,7 @@ from tunesmith.data.caption import Caption, Captions
 from tunesmith.data.cut import PIPELINE, CutRecord, CutSettings, read_record
 from tunesmith.data.load import is_intact
 from tunesmith.data.pool import Job, cut_all, how_many
-from tunesmith.data.screen import NEAR_DUPLICATE, Screened, screen
+from tunesmith.data.screen import SAME_FILE, Screened, screen
 from tunesmith.data.settings import Settings, check_settings
 from tunesmith.data.sources import Rejection, Source, file_sha256, find_recordings
 from tunesmith.data.split import SplitPlan, split_groups
@@ -170,7 +170,9 @@ def prepare(
     captions = Captions(source_root, caption, trigger)
     found = _read(sources, captions, refused, report, should_stop)
     listener = _listener(settings, found)
-    fingerprint = _fingerprint(settings, found, refused, listener)
+    # Part of the fingerprint, or a caption that is lost to a wrong letter would be lost in silence.
+    heeded = [*captions.warnings, *captions.unused(sources)]
+    fingerprint = _fingerprint(settings, found, refused, heeded, listener)
     if _stands(dest, fingerprint) and not Staging(dest).is_left_over():
         return _summary(dest, unchanged=True)
     audiofolder.check_replaceable(dest)
@@ -189,13 +191,7 @@ def prepare(
         told = _tell(
             found, screened, plan, staging, settings, captions, listener, report, should_stop
         )
-        warnings = [
-            *notes,
-            *captions.warnings,
-            *captions.unused(sources),
-            *_unnamed(found, told),
-            *plan.warnings,
-        ]
+        warnings = [*notes, *heeded, *_unnamed(found, told), *plan.warnings]
         _poll(should_stop, "the clips are kept; run again to finish")
         parts = Parts(found, records, screened, plan, told, refused, warnings)
         assemble(staging, parts, settings, fingerprint)
@@ -227,7 +223,7 @@ def _read(
         if sha256 in first_with:
             # Twice the weight in training, or a leak into validation: neither is wanted.
             reason = f"the same file as {first_with[sha256]}"
-            refused.append(Rejection(source.name, 0.0, reason, NEAR_DUPLICATE, 100.0, "%"))
+            refused.append(Rejection(source.name, 0.0, reason, SAME_FILE, 100.0, "%"))
             continue
         first_with[sha256] = source.name
         found.append(Found(source, sha256, captions.of(source)))
@@ -295,6 +291,7 @@ def _fingerprint(
     settings: Settings,
     found: Sequence[Found],
     refused: Sequence[Rejection],
+    heeded: Sequence[str],
     listener: Captioner | None,
 ) -> str:
     """Everything that the data set depends on, hashed; no times, no absolute paths."""
@@ -307,6 +304,7 @@ def _fingerprint(
         ],
         "captioner": listener.fingerprint if listener else "",
         "refused": [[r.file, r.reason] for r in refused],
+        "warnings": list(heeded),
     }
     text = json.dumps(whole, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -18,6 +18,9 @@ from tunesmith.data.cut import CutClip, CutRecord, Refused
 from tunesmith.errors import UserError, did_you_mean
 
 NEAR_DUPLICATE = "near_duplicate"
+SAME_FILE, TOO_SHORT = "same_file", "too_short"
+ALWAYS_OUT = frozenset({SAME_FILE, TOO_SHORT})
+"""Reasons that ``keep`` cannot name: there is nothing to gain, or no clip to be had."""
 FAULTS: Mapping[str, str] = {
     **CLIP_FAULTS,
     NEAR_DUPLICATE: "half of it or more is the same sound as clips of another recording",

@@ -268,6 +268,22 @@ def test_what_a_model_said_outlives_the_run(tmp_path, parrot):
     assert all(c.caption.startswith("ohwx, sound of") for c in load_dataset(tmp_path / "d"))
 
 
+def test_a_text_that_is_put_beside_nothing_is_said_on_the_next_run(tmp_path):
+    put(tmp_path / "src" / "drums.wav", music(6.0, 0))
+    put(tmp_path / "src" / "chords.wav", music(6.0, 1, bpm=97))
+    prepare(tmp_path / "src", tmp_path / "d", caption="x", **SHORT)
+    (tmp_path / "src" / "drmus.txt").write_text("a drum")
+    again = prepare(tmp_path / "src", tmp_path / "d", caption="x", **SHORT)
+    assert any("drmus.txt" in warning for warning in again.warnings)
+
+
+def test_the_same_bytes_twice_are_no_fault_that_could_be_kept(tmp_path):
+    for name in ("a.wav", "b.wav"):
+        put(tmp_path / "src" / name, music(6.0, 0))
+    made = prepare(tmp_path / "src", tmp_path / "d", caption="x", keep=["all"], **SHORT)
+    assert made.recordings == 1 and made.faults == {"same_file": 1}
+
+
 def test_settings_that_make_no_sense_are_refused_at_once(tmp_path):
     write(tmp_path / "src" / "a.wav")
     for options, what in (
