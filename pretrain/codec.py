@@ -27,7 +27,7 @@ from pretrain.codec_model import (
     unit_variance,
 )
 from pretrain.common import append_jsonl, autocast, log, parser, set_up, write_array
-from pretrain.spectral import mel_distance, si_sdr_db, spectral_loss
+from pretrain.spectral import mel_distance, si_sdr_db, spectral_terms, waveform_error
 
 BATCH, CROP_FRAMES = 8, 50
 # Twice this rate diverged; half of it once quantised, where the target moves too.
@@ -66,11 +66,12 @@ def learning_rate(step: int, progress: float) -> float:
 
 def loss_terms(made: torch.Tensor, real: torch.Tensor, step: int) -> torch.Tensor:
     """Relative waveform error plus the multi-scale spectral loss, whose weight ramps up. Audio [B, T]."""
-    size = real.norm(dim=1)
-    error = (made - real).norm(dim=1) / size.clamp_min(0.3 * size.mean())
+    error = waveform_error(made, real)
     weight = min(max((step - SPECTRAL_FROM) / (SPECTRAL_FULL - SPECTRAL_FROM), 0.0), 1.0)
-    spectral = spectral_loss(made, real) if weight > 0 else made.new_zeros(())
-    return error.mean() + 1.5 * weight * spectral
+    if weight == 0:
+        return error
+    log_term, convergence = spectral_terms(made, real)
+    return error + 1.5 * weight * (log_term + 0.5 * convergence)
 
 
 @torch.no_grad()

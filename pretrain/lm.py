@@ -22,7 +22,9 @@ from pretrain.common import append_jsonl, fast_dtype, log, parser, read_jsonl, s
 from pretrain.export import trained_model, write_folder
 from pretrain.model import FULL_FRAMES, build_model, delayed, tokenizer_of
 
-SHORT_FRAMES, SHORT_SHARE = 250, 0.85
+# Frames of a crop and how often. At a clip's beginning the caption is all there is to go by, later the music
+# itself says what it is: many short crops teach to listen to the caption.
+CROPS = ((100, 0.35), (250, 0.45), (FULL_FRAMES, 0.20))
 BATCH_TOKENS = 2000
 LEARNING_RATE, WARM_UP, WEIGHT_DECAY, CLIP_NORM = 1.0e-3, 200, 0.05, 1.0
 COOL_FROM, FINAL_SHARE = 0.6, 0.04
@@ -51,7 +53,7 @@ class Corpus:
     def batch(self, seed: int, step: int) -> tuple[torch.Tensor, list[str], torch.Tensor]:
         """Codes [B, 4, T], captions, and which rows keep theirs [B]: a function of seed and step alone."""
         draw = np.random.default_rng((seed, step))
-        frames = SHORT_FRAMES if draw.random() < SHORT_SHARE else FULL_FRAMES
+        frames = int(draw.choice([f for f, _ in CROPS], p=[share for _, share in CROPS]))
         picks = draw.integers(len(self.codes), size=BATCH_TOKENS // frames)
         starts = draw.integers(FULL_FRAMES - frames + 1, size=len(picks))
         codes = np.stack(

@@ -33,7 +33,13 @@ from pretrain.compose import Composition, compose
 SOUND_FONT = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")
 SLOT_S = 12.0  # ten seconds of music, two for tails to die away before the next clip
 SHARD_CLIPS = 125
-FIRST_SEED = {"train": 0, "valid": 1_000_000, "demo-general": 2_000_000, "demo-style": 3_000_000}
+FIRST_SEED = {
+    "train": 0,
+    "valid": 1_000_000,
+    "demo-general": 2_000_000,
+    "demo-style": 3_000_000,
+    "judge": 6_000_000,  # for the tagger that judges: neither codec nor language model hears them
+}
 _TICKS_PER_S = 960
 _RENDER_LIMIT_S = 240
 
@@ -180,12 +186,11 @@ def load(folder: Path, split: str) -> tuple[list[np.ndarray], list[dict]]:
     return arrays, [row for s in stems for row in read_jsonl(s.with_suffix(".jsonl"))]
 
 
-def make(work: Path, clips: int, valid_clips: int, workers: int) -> None:
-    """Render ``clips`` training and ``valid_clips`` validation clips; whole shards are kept."""
+def make(work: Path, counts: dict[str, int], workers: int) -> None:
+    """Render so many clips of each split (``{"train": 6000, ...}``); whole shards are kept."""
     folder = work / "clips"
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = [("valid", i) for i in range(-(-valid_clips // SHARD_CLIPS))]
-    jobs += [("train", i) for i in range(-(-clips // SHARD_CLIPS))]
+    jobs = [(split, i) for split, count in counts.items() for i in range(-(-count // SHARD_CLIPS))]
     with ThreadPoolExecutor(workers) as pool:
         for done in [pool.submit(shard, folder, *job) for job in jobs]:
             done.result()
@@ -194,11 +199,13 @@ def make(work: Path, clips: int, valid_clips: int, workers: int) -> None:
 def main() -> None:
     """Command line."""
     p = parser(__doc__)
-    p.add_argument("--clips", type=int, default=3000)
+    p.add_argument("--clips", type=int, default=6000)
     p.add_argument("--valid-clips", type=int, default=250)
+    p.add_argument("--judge-clips", type=int, default=3000)
     args = p.parse_args()
     set_up(args)
-    make(args.work, args.clips, args.valid_clips, args.threads)
+    counts = {"valid": args.valid_clips, "train": args.clips, "judge": args.judge_clips}
+    make(args.work, counts, args.threads)
 
 
 if __name__ == "__main__":

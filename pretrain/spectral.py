@@ -43,21 +43,29 @@ def mel(audio: torch.Tensor, n_fft: int, bands: int) -> torch.Tensor:
     return magnitude(audio, n_fft).transpose(1, 2) @ mel_matrix(n_fft, bands).to(audio.device)
 
 
-def spectral_loss(made: torch.Tensor, real: torch.Tensor, floor: float = 1e-4) -> torch.Tensor:
-    """Multi-scale loss of audio [B, T]: mean |log10 mel| difference plus spectral convergence, mean over scales."""
-    total = made.new_zeros(())
+def spectral_terms(
+    made: torch.Tensor, real: torch.Tensor, floor: float = 1e-4
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Multi-scale losses of audio [B, T], means over scales: mean |log10 mel| difference, spectral convergence."""
+    log_term, convergence = made.new_zeros(()), made.new_zeros(())
     for n_fft, bands in SCALES:
         basis = mel_matrix(n_fft, bands).to(made.device)
         a, b = magnitude(made, n_fft), magnitude(real, n_fft)
         mel_a, mel_b = a.transpose(1, 2) @ basis, b.transpose(1, 2) @ basis
-        log_term = functional.l1_loss((mel_a + floor).log10(), (mel_b + floor).log10())
         # Added, not clamped: a clamp gives no gradient while the output is silent, and the codec stands still.
+        log_term = log_term + functional.l1_loss((mel_a + floor).log10(), (mel_b + floor).log10())
         # Frobenius ratio: insensitive to loudness, dominated by what is loud.
         # Floored at a share of the batch's mean, or silent crops would own the gradient.
         size = b.norm(dim=(1, 2))
-        convergence = (a - b).norm(dim=(1, 2)) / size.clamp_min(0.3 * size.mean())
-        total = total + log_term + 0.5 * convergence.mean()
-    return total / len(SCALES)
+        ratio = (a - b).norm(dim=(1, 2)) / size.clamp_min(0.3 * size.mean())
+        convergence = convergence + ratio.mean()
+    return log_term / len(SCALES), convergence / len(SCALES)
+
+
+def waveform_error(made: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Error of audio [B, T] relative to its size, mean over the batch."""
+    size = real.norm(dim=1)
+    return ((made - real).norm(dim=1) / size.clamp_min(0.3 * size.mean())).mean()
 
 
 def mel_distance(made: torch.Tensor, real: torch.Tensor) -> float:

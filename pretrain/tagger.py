@@ -1,7 +1,8 @@
 """Train the tagger: a small network that hears instrument, style, mood and tempo in compositions.
 
-``--split embedding`` learns from the even shards (shipped), ``--split judge`` from the odd ones, so
-that what is measured with one was not made with the other. Log-mels are kept as float16: plain; a
+``--split embedding`` (shipped) learns from shards of the training clips, ``--split judge`` from clips
+of its own, which neither the other nor codec and language model ever hear: what it says of them is
+no echo of their training. Log-mels are kept as float16: plain; a
 third of the clips through the codec; and leads of no style, as the unknown. All else is varied on
 them. Curve: ``logs/tagger-<split>.jsonl``. When the codec changes: delete ``tagger/coded-*`` and
 ``tagger/<split>.safetensors``, run again, then ``--export FOLDER``.
@@ -111,7 +112,7 @@ def prepare(clips: Path, target: Path, split: str, codec: Path) -> None:
 
 
 def _stems(clips: Path, split: str) -> list[Path]:
-    return render.whole_shards(clips, "train")[SPLITS.index(split) :: 2][:SHARDS]
+    return render.whole_shards(clips, "judge" if split == "judge" else "train")[:SHARDS]
 
 
 def _targets(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -364,7 +365,7 @@ def export(clips: Path, work: Path, split: str, seed: int, out: Path, kind: str)
             "split": split,
             "data": f"{data.plain} rule-based compositions of 10 s, sound font FluidR3 GM; "
             f"{data.count - data.plain} of them also through the codec; as the unknown {outlier}",
-            "shards": f"{data.shards[0]} to {data.shards[-1]}, every other",
+            "shards": f"{data.shards[0]} to {data.shards[-1]}",
             "steps": int(counters["step"]),
             "minutes": round(counters["trained_s"] / 60, 1),
         },

@@ -19,21 +19,22 @@ from tunesmith.metrics import tagger
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two training shards and a validation shard of six clips, five seconds each, and log-mels."""
+    """A shard of six clips for each split, five seconds each, and log-mels."""
     monkeypatch.setattr(training, "BATCH", 4)
     rng = np.random.default_rng(0)
 
     def mels(count: int) -> np.ndarray:
         return rng.normal(-4, 1, (count, tagger.BANDS, 313)).astype(np.float16)
 
-    for name, first in (("train-0000", 0), ("train-0001", 6), ("valid-0000", 1_000_000)):
+    for name, first in (("train-0000", 0), ("judge-0000", 6_000_000), ("valid-0000", 1_000_000)):
         np.save(tmp_path / f"{name}.npy", np.zeros((6, 4), np.int16))
         np.save(tmp_path / f"mel-{name}.npy", mels(6))
         np.save(tmp_path / f"coded-{name}.npy", mels(6 if name.startswith("valid") else 2))
         labels = [compose(seed).labels for seed in range(first, first + 6)]
         rows = [{"labels": asdict(one)} for one in labels]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    np.save(tmp_path / "outliers-embedding.npy", mels(3))
+    for split in training.SPLITS:
+        np.save(tmp_path / f"outliers-{split}.npy", mels(3))
     return tmp_path
 
 
@@ -41,6 +42,8 @@ def test_a_batch_follows_from_seed_and_step(kept: Path) -> None:
     data = training.Data(kept, kept, "embedding")
     assert (data.plain, data.count, len(data.mels)) == (6, 8, 11)
     assert data.shards == ["train-0000"]
+    # The judge learns from clips that nothing else hears.
+    assert training.Data(kept, kept, "judge").shards == ["judge-0000"]
     first, again, other = (data.batch(0, step) for step in (3, 3, 4))
     assert torch.equal(first[0], again[0]) and torch.equal(first[2], again[2])
     assert not torch.equal(first[2], other[2])
