@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from tunesmith.captioners._model import (
 )
 from tunesmith.captioners.vocabulary import CAPTION_WORDS, GROUPS, Group
 from tunesmith.errors import UserError
+from tunesmith.randomness import own_generators
 from tunesmith.types import Audio
 
 # How many times chance a word's probability must be, and how many times that of the best word left
@@ -135,7 +135,8 @@ class ClapTagger:
     def _embed_sound(self, mono: np.ndarray) -> np.ndarray:
         """float64 ``[D]`` of length 1 from float32 ``[T]``."""
         windows = list(_windows(mono, self._window))
-        with _global_generator_kept():
+        # The feature extractor may draw from the global generator.
+        with own_generators(0):
             # One at a time: with feature fusion the extractor picks one of a batch at random.
             features = [
                 self._processor.feature_extractor(
@@ -182,14 +183,3 @@ def _windows(mono: np.ndarray, size: int) -> Iterator[np.ndarray]:
     for index in range(count):
         start = round(index * (len(mono) - size) / (count - 1)) if count > 1 else 0
         yield mono[start : start + size]
-
-
-@contextmanager
-def _global_generator_kept() -> Iterator[None]:
-    """NumPy's global generator, which the feature extractor may draw from, put back as it was."""
-    state = np.random.get_state()
-    np.random.seed(0)
-    try:
-        yield
-    finally:
-        np.random.set_state(state)

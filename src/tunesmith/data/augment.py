@@ -8,9 +8,7 @@ handed over as ranges of no width, so what was done is known exactly and caption
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -19,6 +17,7 @@ import numpy as np
 import soxr
 
 from tunesmith.errors import UserError, did_you_mean
+from tunesmith.randomness import own_generators
 
 OPERATIONS: Mapping[str, str] = {
     "pitch": "one or two semitones up or down; the tempo stays (never for voices)",
@@ -118,7 +117,8 @@ def vary(
 
     done: dict[str, float] = {}
     sound = np.ascontiguousarray(samples.T, dtype=np.float32)  # [C, T]
-    with _own_generators(seed):
+    # The noise, and the coin that every transform tosses even at probability 1, come from them.
+    with own_generators(seed):
         semitones, factor = 0, 1.0
         if "pitch" in chosen:
             semitones = int(streams["pitch"].choice(_SEMITONES))
@@ -155,22 +155,6 @@ def _audiomentations() -> ModuleType:
             "augmentation needs audiomentations", "pip install tunesmith[augment]"
         ) from None
     return audiomentations
-
-
-@contextmanager
-def _own_generators(seed: int) -> Iterator[None]:
-    """Python's and NumPy's global generators, seeded for the block and put back after it.
-
-    The noise, and the coin that every transform tosses even at probability 1, come from them.
-    """
-    python, legacy = random.getstate(), np.random.get_state()
-    random.seed(seed)
-    np.random.seed(np.random.SeedSequence(seed).generate_state(4))
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(legacy)
 
 
 def _tempo_factor(rng: np.random.Generator, duration_s: float, min_s: float) -> float:

@@ -23,6 +23,7 @@ from tunesmith.config import TrainConfig
 from tunesmith.errors import Diverged, Stopped
 from tunesmith.families._bundle import Bundle
 from tunesmith.methods._adapter import Adapter
+from tunesmith.randomness import own_generators
 from tunesmith.training.checkpoint import (
     Checkpoints,
     Snapshot,
@@ -99,13 +100,8 @@ def seed_everything(seed: int) -> None:
 @contextmanager
 def own_randomness() -> Iterator[None]:
     """Put all three generators back afterwards: a caller's own numbers are none of ours."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
+    with torch.random.fork_rng(), own_generators():
+        yield
 
 
 def total_loss(terms: Loss, counts: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -15,7 +15,7 @@ ROOT = Path(tunesmith.__file__).parent
 # they need, so it stands on them.
 LAYERS = [
     ["types", "errors"],
-    ["registry", "config_source", "atomic"],
+    ["registry", "config_source", "atomic", "randomness"],
     ["analysis", "objectives", "metrics"],
     ["captioners"],
     ["families"],
