@@ -20,6 +20,7 @@ from bench._results import Row, parser, record
 from bench._sounds import FIRST_SEED
 from bench.demo import state_of_pocket
 from bench.tagger import as_audio
+from pretrain.card import write_measured
 from pretrain.compose import LEADS, STYLES, Composition, compose
 from pretrain.render import render
 from pretrain.spectral import mel_distance, si_sdr_db
@@ -213,6 +214,9 @@ def main() -> None:
         f"clips' median distance."
     )
     record("pocket", "The embedded base", rows, notes=notes)
+    table = "".join(f"| {row.what} | {row.bar} | {row.figure} |\n" for row in rows)
+    text = f"| what | bar | figure |\n|---|---|---|\n{table}\n{notes} Made by `python -m bench.pocket`."
+    write_measured(EMBEDDED["pocket"] / "README.md", text)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,53 +32,107 @@ so that fine-tuning can be tried, tested and demonstrated on a laptop. State of 
 | leads | 18 General MIDI instruments, from acoustic piano to synth lead |
 {figures}
 
+## Measured
+
+{measured_begin}
+Not measured yet: `python -m bench.pocket`.
+{measured_end}
+
+The codec over its training, on validation clips (mel distance: log10, 80 bands, floor -80 dB):
+
+| steps | mel distance | SI-SDR | |
+|---|---|---|---|
+{curve}
+
+## Samples
+
+{samples}
+
 ## Data
 
 A rule-based composer writes progressions, bass lines, grooves and melodies; fluidsynth renders them with the
 sound font FluidR3 GM (MIT licence). Captions come from templates. No recording of anyone was used, and no
 downloaded weights. One style and one lead instrument of the demo's clips were held out of everything: codec,
-tokenizer and language model.
+tokenizer, language model and taggers.
 
 ## Limits
 
 - It plays General MIDI sketches, not recordings. No voices. It knows the words of its captions and little else.
-- The codec is small and was trained for under an hour on two CPU cores: treble is dull and attacks are soft.
+- The codec is small: it leaves noise where the music is quiet, treble is dull and attacks are soft.
 - Guidance 3 follows the caption better than guidance 1; instruments with like spectra are confused.
 - Nothing here says how a method fares on a model of useful size.
 
 Licence of the weights: Apache-2.0.
 """
+# Between these two comments stands what was measured of these very weights; an export empties it.
+MEASURED_BEGIN, MEASURED_END = "<!-- begin measured -->", "<!-- end measured -->"
+
+
+def write_measured(card: Path, text: str) -> None:
+    """Put what was measured of a folder's weights into its card."""
+    before, _, rest = card.read_text(encoding="utf-8").partition(MEASURED_BEGIN)
+    _, _, after = rest.partition(MEASURED_END)
+    write_text(card, f"{before}{MEASURED_BEGIN}\n{text.strip()}\n{MEASURED_END}{after}")
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return read_jsonl(path) if path.exists() else []
 
 
 def _last(path: Path, key: str) -> dict[str, Any] | None:
-    rows = [row for row in read_jsonl(path) if key in row] if path.exists() else []
+    rows = [row for row in _rows(path) if key in row]
     return rows[-1] if rows else None
 
 
-def write_card(folder: Path, work: Path, model: nn.Module, state: str) -> None:
-    """Write ``README.md`` into ``folder``: sizes, data, figures so far."""
+def _curve(logs: Path) -> list[str]:
+    """Rows of the codec's curve: at most nine of its own, and the end of the decoder's pass."""
+    rows = [row for row in _rows(logs / "codec.jsonl") if "valid_mel_distance" in row]
+    # A run that was killed wrote some steps twice: the later line is of the weights that went on.
+    rows = list({row["step"]: row for row in rows}.values())
+    step = max(1, -(-len(rows) // 8))
+    shown = rows[step - 1 :: step]
+    if rows and shown[-1] is not rows[-1]:
+        shown.append(rows[-1])
+    told = [(row, "quantised" if row["quantised"] else "not quantised yet") for row in shown]
+    last = _last(logs / "decoder.jsonl", "valid_mel_distance")
+    told += [(last, "of the decoder alone, after those")] if last else []
+    return [
+        f"| {row['step']} | {row['valid_mel_distance']:.3f} | {row['valid_si_sdr_db']:.1f} dB | {words} |"
+        for row, words in told
+    ]
+
+
+def _hours(logs: Path) -> str:
+    """Training time of each stage in the logs."""
+    parts = []
+    for name, words in (("codec", "codec"), ("decoder", "its decoder"), ("lm", "language model")):
+        last = _last(logs / f"{name}.jsonl", "trained_s")
+        if last:
+            parts.append(f"{words} {last['trained_s'] / 3600:.1f} h")
+    return ", ".join(parts)
+
+
+def write_card(
+    folder: Path, work: Path, model: nn.Module, state: str, samples: Sequence[tuple[str, str]] = ()
+) -> None:
+    """Write ``README.md`` into ``folder``: sizes, data, curves, samples ``(path, prompt)``."""
     size = {n: sum(p.numel() for p in m.parameters()) / 1e6 for n, m in model.named_children()}
     counts = {s: sum(len(read_jsonl(p.with_suffix(".jsonl"))) for p in whole_shards(work / "clips", s))
               for s in ("train", "valid")}  # fmt: skip
-    lines = []
-    codec = _last(work / "logs" / "decoder.jsonl", "valid_mel_distance")
-    passes = "decoder pass" if codec else "codec"
-    codec = codec or _last(work / "logs" / "codec.jsonl", "valid_mel_distance")
-    if codec:
-        lines.append(
-            f"| codec, validation | mel distance {codec['valid_mel_distance']:.3f} (log10, 80 bands, floor -80 dB), "
-            f"SI-SDR {codec['valid_si_sdr_db']:.1f} dB with four codebooks ({codec['step']} steps of the {passes}) |"
-        )
-    lm = _last(work / "logs" / "lm.jsonl", "valid_ce")
+    logs, lines = work / "logs", []
+    if _hours(logs):
+        lines.append(f"| training | {_hours(logs)} |")
+    lm = _last(logs / "lm.jsonl", "valid_ce")
     if lm:
         lines.append(
             f"| language model, validation | cross-entropy {lm['valid_ce']:.3f} nats a code "
-            f"({lm['valid_ce_wrong_caption']:.3f} under another clip's caption) after {lm['step']} steps, "
-            f"{lm['trained_s'] / 60:.0f} min |"
+            f"({lm['valid_ce_wrong_caption']:.3f} under another clip's caption) after {lm['step']} steps |"
         )
     card = _CARD.format(
         state=state, total=sum(size.values()), decoder=size["decoder"], text=size["text_encoder"],
         codec=size["audio_encoder"], clips=counts["train"], hours=counts["train"] * 10 / 3600,
-        valid=counts["valid"], figures="\n".join(lines),
+        valid=counts["valid"], figures="\n".join(lines), curve="\n".join(_curve(logs)),
+        samples="\n".join(f"- [{prompt}]({path})" for path, prompt in samples) or "None in this copy.",
+        measured_begin=MEASURED_BEGIN, measured_end=MEASURED_END,
     )  # fmt: skip
     write_text(folder / "README.md", card)

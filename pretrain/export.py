@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import soundfile as sf
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -43,6 +45,16 @@ _NOTES: dict[str, Any] = {
 }
 
 
+SAMPLES = (
+    "bossa nova with flute, calm",
+    "slow blues, distorted guitar, full band",
+    "a bright waltz led by accordion",
+    "baroque with violin, sparse accompaniment",
+    "fast rock with electric guitar, backed by bass and drums",
+    "ambient, synth lead, dreamy, 70 bpm",
+)
+
+
 def trained_model(work: Path, seed: int) -> tuple[MusicgenForConditionalGeneration, str]:
     """The newest model of a work folder (averaged weights), and how far it has come, in words."""
     has_codec = (work / "codec.safetensors").exists()
@@ -60,9 +72,13 @@ def trained_model(work: Path, seed: int) -> tuple[MusicgenForConditionalGenerati
 
 
 def write_folder(
-    model: MusicgenForConditionalGeneration, work: Path, out: Path, state: str
+    model: MusicgenForConditionalGeneration,
+    work: Path,
+    out: Path,
+    state: str,
+    sampled: bool = False,
 ) -> None:
-    """Write weights, configs, tokenizer and model card to ``out``, replacing what is there."""
+    """Write weights, configs, tokenizer, samples if wanted, and model card to ``out``, replacing what is there."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as temporary:
         folder = Path(temporary) / "model"
@@ -73,7 +89,8 @@ def write_folder(
         MusicgenProcessor(extractor, tokenizer_of(work)).save_pretrained(folder)
         extractor.save_pretrained(folder)
         _halve(folder / "model.safetensors")
-        write_card(folder, work, model, state)
+        samples = _write_samples(folder) if sampled else []
+        write_card(folder, work, model, state, samples)
         write_json(folder / "tunesmith.json", _NOTES)
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
         assert size <= _LIMIT_BYTES, f"the folder takes {size} bytes"
@@ -98,6 +115,23 @@ def _halve(path: Path) -> None:
     values = json.loads(config.read_text(encoding="utf-8"))
     values["dtype"] = "float32"
     write_json(config, values)
+
+
+@torch.no_grad()
+def _write_samples(folder: Path) -> list[tuple[str, str]]:
+    """Ten seconds for each of ``SAMPLES``, first seed, nothing picked; (path in the folder, prompt)."""
+    model: Any = MusicgenForConditionalGeneration.from_pretrained(folder).eval()
+    processor = MusicgenProcessor.from_pretrained(folder)
+    torch.manual_seed(0)
+    audio = model.generate(**processor(text=list(SAMPLES), padding=True, return_tensors="pt"))
+    (folder / "samples").mkdir()
+    made = []
+    for prompt, sound in zip(SAMPLES, audio[:, 0].numpy(), strict=True):
+        path = f"samples/{re.sub('[^a-z]+', '-', prompt.lower())}.ogg"
+        peak = max(1.0, float(abs(sound).max()) / 0.98)
+        sf.write(folder / path, sound / peak, 16000, format="OGG", subtype="VORBIS")
+        made.append((path, prompt))
+    return made
 
 
 @torch.no_grad()
@@ -143,7 +177,7 @@ def main() -> None:
     args = p.parse_args()
     set_up(args)
     model, state = trained_model(args.work, args.seed)
-    write_folder(model, args.work, args.out, state)
+    write_folder(model, args.work, args.out, state, sampled=True)
     verify(args.out)
 
 

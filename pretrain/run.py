@@ -55,7 +55,7 @@ def main() -> None:
     log("stage: decoder")
     decoder.train(args.work, args.decoder_steps, args.decoder_minutes, args.seed, args.device)
     model, state = export.trained_model(args.work, args.seed)
-    export.write_folder(model, args.work, out / "musicgen", state)
+    export.write_folder(model, args.work, out / "musicgen", state, sampled=True)
     export.verify(out / "musicgen")
     log("stage: taggers")
     clips = args.work / "clips"
