@@ -27,6 +27,7 @@ SCRIPTS = (
     "small_geometry",
     "kill_resume",
     "demo",
+    "real_gap",
 )
 
 

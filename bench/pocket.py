@@ -28,7 +28,6 @@ from tunesmith.families import EMBEDDED, find_base, load
 from tunesmith.families._bundle import Bundle
 from tunesmith.metrics import tagger, vendi
 from tunesmith.metrics.kad import median_distance
-from tunesmith.tasks.generate import generate
 from tunesmith.types import GenerationSettings
 
 JUDGE = Path(__file__).with_name("judge")
@@ -86,21 +85,15 @@ def right(
 
 
 def played(
-    bundle: Bundle, prompts: Sequence[str], seed: int, guidance: float, batch: int = 24
+    bundle: Bundle, prompts: Sequence[str], seed: int, guidance: float, batch: int = 32
 ) -> list[np.ndarray]:
-    """A take for each prompt, float32 ``[T]``."""
-    made = []
-    settings = GenerationSettings(guidance=guidance)
+    """A take for each prompt, float32 ``[T]``; take i has the seed ``seed + i``."""
+    made, settings = [], GenerationSettings(guidance=guidance)
     for start in range(0, len(prompts), batch):
-        takes = generate(
-            bundle,
-            prompts[start : start + batch],
-            duration_s=LENGTH_S,
-            seed=seed + start,
-            settings=settings,
-            batch_size=batch,
-        )
-        made += [take.audio.samples[0] for take in takes]
+        some = prompts[start : start + batch]
+        seeds = [seed + start + index for index in range(len(some))]
+        takes = bundle.generate(some, LENGTH_S, seeds, settings)
+        made += [take.samples[0] for take in takes]
     return made
 
 

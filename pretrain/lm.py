@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from pretrain.export import trained_model, write_folder
 from pretrain.model import FULL_FRAMES, build_model, delayed, tokenizer_of
 
 # Frames of a crop and how often. At a clip's beginning the caption is all there is to go by, later the music
-# itself says what it is: many short crops teach to listen to the caption.
-CROPS = ((100, 0.35), (250, 0.45), (FULL_FRAMES, 0.20))
+# itself says what it is: many short crops teach to listen to the caption. Grooves and forms need long ones.
+EARLY_CROPS = ((100, 0.35), (250, 0.45), (FULL_FRAMES, 0.20))
+LATE_CROPS, LATE_FROM = ((100, 0.15), (250, 0.40), (FULL_FRAMES, 0.45)), 0.5
 BATCH_TOKENS = 2000
-LEARNING_RATE, WARM_UP, WEIGHT_DECAY, CLIP_NORM = 1.0e-3, 200, 0.05, 1.0
+LEARNING_RATE, WARM_UP, WEIGHT_DECAY, CLIP_NORM = 2.5e-3, 200, 0.05, 1.0
 COOL_FROM, FINAL_SHARE = 0.6, 0.04
 CAPTION_DROPOUT = 0.12
 AVERAGE = 0.998
@@ -50,10 +52,12 @@ class Corpus:
         ]
         assert len(self.codes) == len(self.captions)
 
-    def batch(self, seed: int, step: int) -> tuple[torch.Tensor, list[str], torch.Tensor]:
-        """Codes [B, 4, T], captions, and which rows keep theirs [B]: a function of seed and step alone."""
+    def batch(
+        self, seed: int, step: int, crops: Sequence[tuple[int, float]]
+    ) -> tuple[torch.Tensor, list[str], torch.Tensor]:
+        """Codes [B, 4, T], captions, and which rows keep theirs [B]: a function of the arguments alone."""
         draw = np.random.default_rng((seed, step))
-        frames = int(draw.choice([f for f, _ in CROPS], p=[share for _, share in CROPS]))
+        frames = int(draw.choice([f for f, _ in crops], p=[share for _, share in crops]))
         picks = draw.integers(len(self.codes), size=BATCH_TOKENS // frames)
         starts = draw.integers(FULL_FRAMES - frames + 1, size=len(picks))
         codes = np.stack(
@@ -187,7 +191,8 @@ def train(
         rate = learning_rate(step, progress)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        codes, texts, kept = corpus.batch(seed, step)
+        crops = EARLY_CROPS if progress < LATE_FROM else LATE_CROPS
+        codes, texts, kept = corpus.batch(seed, step, crops)
         books = loss_of(worker, tokenizer, codes.to(device), texts, kept)
         worker.zero_grad()
         books.mean().backward()

@@ -30,9 +30,8 @@ class RunDisplay:
             # Without a terminal a bar is noise in a log; lines are printed instead.
             disable=not self.console.is_terminal,
         )
-        self._task: Any = None
-        self._name = ""
-        self._every = 1
+        self._bars: dict[str, tuple[str, Any]] = {}
+        self._totals: dict[str, int] = {}
 
     def __enter__(self) -> RunDisplay:
         self._progress.start()
@@ -45,40 +44,51 @@ class RunDisplay:
         """Print a line above the bar."""
         self.console.print(text, markup=False)
 
-    def _bar(self, name: str, done: int, total: int, note: str = "") -> None:
-        if self._name != name:
-            if self._task is not None:
-                self._progress.remove_task(self._task)
-            self._task, self._name = self._progress.add_task(name, total=total, note=note), name
-        self._progress.update(self._task, completed=done, note=note)
+    def _bar(self, of: str, name: str, done: int, total: int, note: str = "") -> None:
+        shown, task = self._bars.get(of, ("", None))
+        if shown != name:
+            if task is not None:
+                self._progress.remove_task(task)
+            task = self._progress.add_task(f"{of} {name}".strip(), total=total, note=note)
+            self._bars[of] = name, task
+        self._progress.update(task, completed=done, note=note)
 
     def __call__(self, kind: str, values: Mapping[str, Any]) -> None:
-        """Show one event of :func:`tunesmith.training.run.train`."""
+        """Show one event of :func:`tunesmith.training.run.train`.
+
+        Several runs at a time are told apart by ``of`` among the values.
+        """
+        of = str(values.get("of", ""))
+        before = f"{of}: " if of else ""
         if kind == "encode":
-            self._bar("encoding", values["done"], values["total"])
+            self._bar(of, "encoding", values["done"], values["total"])
+        elif kind == "takes":
+            self._bar(of, "clips", values["done"], values["total"])
+            if not self.console.is_terminal and values["done"] == values["total"]:
+                self.say(f"{before}{values['total']} clips")
         elif kind == "resumed" and values["from"]:
-            self.say(f"going on from {values['from']}")
+            self.say(f"{before}going on from {values['from']}")
         elif kind == "start":
-            self._total = values["total"]
-            self._every = max(1, self._total // 20)
+            self._totals[of] = values["total"]
             self.say(
-                f"training {values['trainable_parameters']:,} parameters for {values['total']} steps on "
+                f"{before}training {values['trainable_parameters']:,} parameters for {values['total']} steps on "
                 f"{values['clips']} clips ({values['device']}, {values['dtype']})"
             )
-            self._bar("training", values["step"], values["total"])
+            self._bar(of, "training", values["step"], values["total"])
         elif kind == "train":
             note = f"loss {values['loss']:.4f}  {values['clips_per_s']:.1f} clips/s"
-            self._bar("training", values["step"], self._total, note)
+            total = self._totals[of]
+            self._bar(of, "training", values["step"], total, note)
             if values["skipped"]:
-                self.say(f"step {values['step']}: NaN or inf, skipped")
-            elif not self.console.is_terminal and values["step"] % self._every == 0:
-                self.say(f"step {values['step']}/{self._total}  {note}")
+                self.say(f"{before}step {values['step']}: NaN or inf, skipped")
+            elif not self.console.is_terminal and values["step"] % max(1, total // 20) == 0:
+                self.say(f"{before}step {values['step']}/{total}  {note}")
         elif kind == "valid":
             parts = [
                 f"{name} {values[key]:.4f}"
                 for name, key in (("validation loss", "loss"), ("general loss", "general_loss"))
                 if key in values
             ]
-            self.say(f"step {values['step']}: {', '.join(parts)}")
+            self.say(f"{before}step {values['step']}: {', '.join(parts)}")
         elif kind == "phase":
-            self.say(str(values["name"]))
+            self.say(f"{before}{values['name']}")

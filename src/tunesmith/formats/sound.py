@@ -35,7 +35,8 @@ def write_sound(path: Path, audio: Audio, made_of: Mapping[str, Any] | None = No
         ) as file:
             if made_of:
                 # libsndfile wants its strings before the sound; a title shows in any player.
-                file.title = str(made_of.get("prompt", ""))
+                if prompt := str(made_of.get("prompt", "")):  # it refuses an empty one
+                    file.title = prompt
                 file.software = "Tunesmith"
                 file.comment = json.dumps(dict(made_of), ensure_ascii=False)
             file.write(np.clip(audio.samples.T, -1.0, 1.0))

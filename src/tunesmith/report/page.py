@@ -15,8 +15,10 @@ from markupsafe import Markup
 
 from tunesmith.atomic import write_bytes
 from tunesmith.report import figures
+from tunesmith.report import gap as gaps
 from tunesmith.report._embed import Sound, embed_all
 from tunesmith.report.figures import Curve
+from tunesmith.report.gap import GapClosed
 from tunesmith.report.spectrogram import LOWEST_HZ
 from tunesmith.report.verdict import Verdict, plain
 from tunesmith.types import Audio
@@ -121,6 +123,7 @@ class Report:
         title: name of the run.
         verdict: the answer, on top.
         subtitle: one line below the title: base, method, date.
+        gap: how far it went from the base to real recordings.
         before_after: rows to listen to.
         sections: further tracks.
         curves: diagrams.
@@ -135,6 +138,7 @@ class Report:
     title: str
     verdict: Verdict
     subtitle: str = ""
+    gap: GapClosed | None = None
     before_after: Sequence[Row] = ()
     sections: Sequence[Section] = ()
     curves: Sequence[Curve] = ()
@@ -196,6 +200,7 @@ def render(report: Report, *, limit_mb: float = 48.0) -> str:
         rows=rows,
         sections=sections,
         cut_s=max((sound.played_s for sound in cut), default=None),
+        gap=_gap(report.gap) if report.gap else None,
         curves=[_curve(curve, index) for index, curve in enumerate(report.curves)],
         style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         script=Markup(script),
@@ -214,6 +219,19 @@ def _curve(curve: Curve, index: int) -> dict[str, Any]:
         "wide": Markup(figures.svg(curve, f"c{index}w", 880, 340)),
         "narrow": Markup(figures.svg(curve, f"c{index}n", 340, 260)),
         "legend": [(name, i % figures.STYLES) for i, name in enumerate(curve.series)],
+    }
+
+
+def _gap(shown: GapClosed) -> dict[str, Any]:
+    clear = shown.gap.median is not None
+    return {
+        "sentence": gaps.sentences(shown.gap)[0],  # the verdict above has them all
+        "explanations": gaps.explanations(shown) if clear else gaps.explanations(shown)[:1],
+        "limits": gaps.limits(shown),
+        "rows": gaps.rows(shown),
+        "percent": gaps.percent,
+        "wide": Markup(gaps.svg(shown, "gw", 880)) if clear else None,
+        "narrow": Markup(gaps.svg(shown, "gn", 340)) if clear else None,
     }
 
 

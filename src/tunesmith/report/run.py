@@ -10,6 +10,7 @@ from typing import Any
 from tunesmith.formats.adapter import read_card
 from tunesmith.formats.sound import read_made_of
 from tunesmith.report.figures import Curve, Mark
+from tunesmith.report.gap import GapClosed
 from tunesmith.report.page import (
     Measure,
     Pitfall,
@@ -39,6 +40,7 @@ def run_report(
     kad: Pair | None = None,
     kad_p: float | None = None,
     pitfalls: Sequence[Pitfall] = (),
+    gap: GapClosed | None = None,
 ) -> Report:
     """A report from a run's folder, and what else was measured or is to be heard."""
     card, facts = read_card(folder), json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -54,6 +56,7 @@ def run_report(
         general=Pair(general["base"], general_after) if general["base"] is not None else None,
         kad=kad,
         kad_p=kad_p,
+        gap=gap.gap if gap else None,
         n_valid=facts["data"]["valid"]["clips"],
     )
     table = [
@@ -85,6 +88,7 @@ def run_report(
         title=title or folder.resolve().name,
         subtitle=f"{method} on {base['name']}, step {card['step']} of {card['steps']}",
         verdict=verdict,
+        gap=gap,
         before_after=rows,
         sections=sections,
         curves=[curve for curve in (_losses(lines, card["step"]), _rates(lines)) if curve],

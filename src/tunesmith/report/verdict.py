@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Literal
 
+from tunesmith.metrics.gap import Gap
+from tunesmith.report import gap as gaps
+
 Word = Literal["better", "no change", "worse", "not measured"]
 
 
@@ -47,6 +50,7 @@ def judge(
     general: Pair | None = None,
     kad: Pair | None = None,
     kad_p: float | None = None,
+    gap: Gap | None = None,
     n_valid: int | None = None,
     tolerance: float = 0.01,
     forgetting: float = 0.05,
@@ -59,6 +63,7 @@ def judge(
         general: loss on general material of neither training nor prior set: what was forgotten.
         kad: kernel audio distance to the held-out recordings, base and adapted.
         kad_p: p-value of the *difference* of those two (``metrics.kad.compare``), not of either.
+        gap: gap closed, by one or more trainings; stands in the place of ``kad``.
         n_valid: validation clips behind ``valid``.
         tolerance: relative change of a loss that counts as none.
         forgetting: relative rise of the general loss that is called forgetting.
@@ -77,7 +82,11 @@ def judge(
             ("Its error on held-out recordings is no longer a number.",),
         )
     loss = _by_loss(valid, tolerance, n_valid, sentences)
-    sound = _by_sound(kad, kad_p, alpha, sentences)
+    if gap is not None:
+        sentences += gaps.sentences(gap, alpha)
+        sound: int | None = gaps.direction(gap, alpha)
+    else:
+        sound = _by_sound(kad, kad_p, alpha, sentences)
     forgot = _by_general(general, tolerance, forgetting, sentences)
     word, headline = _weigh(loss, sound)
     if word == "better" and forgot:

@@ -24,6 +24,7 @@ LAYERS = [
     ["data"],
     ["formats"],
     ["training"],
+    ["evaluation"],
     ["listen", "report"],
     ["demo", "api"],
     ["serve"],
