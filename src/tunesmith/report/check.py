@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import re
-from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from html import escape
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tunesmith.atomic import write_bytes
@@ -24,6 +21,7 @@ from tunesmith.data.recording import BadRecording
 from tunesmith.errors import UserError
 from tunesmith.report import figures
 from tunesmith.report._embed import Sound, embed_all
+from tunesmith.report._template import fill
 from tunesmith.report.spectrogram import LOWEST_HZ
 from tunesmith.types import Audio
 
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
     from tunesmith.data._caption_stats import Captioned
     from tunesmith.data.check import Check
 
-_HERE = Path(__file__).parent
 _EXCERPT_S = 12.0
 _FLAGGED, _CAPTIONS, _PAIRS = 24, 12, 6
 """Players of each kind; what is left out is counted on the page."""
@@ -107,23 +104,14 @@ def render(found: Check, *, limit_mb: float = 16.0) -> str:
     flagged_shown = [(card, next(heard)[0]) for card in flagged[:_FLAGGED]]
     doubtful_shown = [(card, next(heard)[0]) for card in doubtful[:_CAPTIONS]]
     pairs_shown = [list(zip(pair, next(heard), strict=True)) for pair in pairs[:_PAIRS]]
-    script = (_HERE / "page.js").read_text(encoding="utf-8")
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        seconds=seconds, hertz=_hertz, percent=percent, plain=plain, code=code
-    )
-    style = [(_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "check.css")]
     verdict = found.verdict
     nearest = of_numbers(
         "nearest", "dB", list(found.diversity.nearest_db) if found.diversity else []
     )
-    return environment.get_template("check.html.j2").render(
+    return fill(
+        "check.html.j2",
+        ("page.css", "check.css"),
+        {"seconds": seconds, "hertz": _hertz, "percent": percent, "plain": plain, "code": code},
         found=found,
         verdict=verdict,
         headline=_HEADLINES[verdict.word].format(verdict.method.replace("_", " ")),
@@ -138,9 +126,6 @@ def render(found: Check, *, limit_mb: float = 16.0) -> str:
         nearest=_drawn(nearest, "near") if nearest.total else None,
         top=top_names,
         apart=apart,
-        style=Markup("\n".join(style)),
-        script=Markup(script),
-        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
         lowest_hz=LOWEST_HZ,
         excerpt_s=_EXCERPT_S,
     )

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tunesmith.atomic import write_bytes
 from tunesmith.report import figures
 from tunesmith.report import gap as gaps
 from tunesmith.report._embed import Sound, embed_all
+from tunesmith.report._template import fill
 from tunesmith.report.figures import Curve
 from tunesmith.report.gap import GapClosed
 from tunesmith.report.spectrogram import LOWEST_HZ
 from tunesmith.report.verdict import Verdict, plain
 from tunesmith.types import Audio
 
-_HERE = Path(__file__).parent
 _LARGE, _SMALL = (520, 144), (320, 80)  # pictures, in pixels
 
 
@@ -185,26 +182,17 @@ def render(report: Report, *, limit_mb: float = 48.0) -> str:
     ]
     rest = iter(sounds[len(rows) :])
     sections = [[(track, next(rest)[0]) for track in section.tracks] for section in report.sections]
-    script = (_HERE / "page.js").read_text(encoding="utf-8")
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(value=_value, measured=_measured, seconds=_seconds, hertz=_hertz)
     cut = [s for group in sounds for s in group if s.played_s < s.duration_s - 0.05]
-    return environment.get_template("page.html.j2").render(
+    return fill(
+        "page.html.j2",
+        ("page.css",),
+        {"value": _value, "measured": _measured, "seconds": _seconds, "hertz": _hertz},
         report=report,
         rows=rows,
         sections=sections,
         cut_s=max((sound.played_s for sound in cut), default=None),
         gap=_gap(report.gap) if report.gap else None,
         curves=[_curve(curve, index) for index, curve in enumerate(report.curves)],
-        style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
         lowest_hz=LOWEST_HZ,
         describe=_describe,
         is_mapping=lambda item: isinstance(item, Mapping),
