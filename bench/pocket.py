@@ -1,6 +1,6 @@
 """What the embedded base is worth: codec, prompts followed, diversity, on compositions it never heard.
 
-    python -m bench.pocket [--base FOLDER] [--judge FOLDER] [--guidance 3] [--quick]
+    python -m bench.pocket [--base FOLDER] [--judge FOLDER] [--guidance 3.0] [--quick]
 
 One composition for each pair of lead and style, from seeds of no training set, gives the prompts and
 the real clips. The judge is a tagger made from compositions that neither codec nor language model nor
@@ -178,21 +178,22 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--base", type=Path, default=EMBEDDED["pocket"])
     options.add_argument("--judge", type=Path, default=JUDGE)
-    options.add_argument("--guidance", type=float, default=3.0)
+    options.add_argument("--guidance", type=float, default=None)
     options.add_argument("--threads", type=int, default=2)
     args = options.parse_args()
     torch.set_num_threads(args.threads)
     judge, bundle = tagger.load(args.judge), load(find_base(str(args.base)), device="cpu")
+    guidance = args.guidance or bundle.sampling.guidance
     originals, pieces = sounds_of(one_of_each(12 if args.quick else 1000))
     decoded = [through(bundle, sound) for sound in originals]
     rows = codec_rows(originals, decoded)
     begin = time.perf_counter()
     prompts = [piece.captions[index % len(piece.captions)] for index, piece in enumerate(pieces)]
-    takes = played(bundle, prompts, 0, args.guidance)
+    takes = played(bundle, prompts, 0, guidance)
     took_s = time.perf_counter() - begin
     rows += adherence_rows(right(judge, decoded, pieces), right(judge, takes, pieces), pieces)
-    rows += diversity_rows(bundle, args.guidance, 8 if args.quick else PER_PROMPT)
-    others = args.base != EMBEDDED["pocket"] or args.judge != JUDGE or args.guidance != 3.0
+    rows += diversity_rows(bundle, guidance, 8 if args.quick else PER_PROMPT)
+    others = args.base != EMBEDDED["pocket"] or args.judge != JUDGE or args.guidance
     if args.quick or others:
         for row in rows:
             print(f"{row.what}: {row.figure}")
@@ -201,7 +202,7 @@ def main() -> None:
     notes = (
         f"State of the weights: {state_of_pocket()}. {len(pieces)} compositions of 10 s, one for each "
         f"pair of {len(LEADS)} leads and {len(STYLES)} styles, from seeds of no training set; their "
-        f"captions are the prompts; guidance {args.guidance:g}, {LENGTH_S:g} s a take. The judge "
+        f"captions are the prompts; guidance {guidance:g}, {LENGTH_S:g} s a take. The judge "
         f"(`bench/judge`): {judge.config['training']['data']}, none of them heard by the base or by the "
         f"shipped tagger. Vendi: {tagger.NAME}, mean over a clip, Gaussian kernel as wide as the real "
         f"clips' median distance."

@@ -36,6 +36,7 @@ QUANTISE_FROM, LISTEN_UNTIL, FREEZE_FROM = 0.5, 0.55, 0.88
 # Once quantised, the encoder waits till the decoder has learnt to listen, and then moves slowly: at the
 # decoder's rate it runs away from the codebooks, and all is noise within a hundred steps.
 COMMITMENT, ENCODER_SHARE = 1.0, 0.1
+FIT_BATCHES = 24  # of 16 crops of two seconds, for the k-means that the codebooks begin with
 # Waveform first, spectra later: the waveform term alone couples output to input within a hundred steps,
 # while the spectral terms alone are first met by noise of the right colour.
 SPECTRAL_FROM, SPECTRAL_FULL = 400, 1600
@@ -91,7 +92,7 @@ def _fit_quantiser(
     codec: EncodecModel, quantiser: Quantiser, arrays: list[np.ndarray], seed: int
 ) -> list[float]:
     points = []
-    for step in range(24):
+    for step in range(FIT_BATCHES):
         audio = audio_batch(arrays, seed + 77, step, 16, 100).to(next(codec.parameters()).device)
         points.append(
             codec.encoder(audio[:, None]).transpose(1, 2).reshape(-1, codec.config.hidden_size)

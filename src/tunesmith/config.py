@@ -83,7 +83,9 @@ class PreviewConfig(_Strict):
         None, ge=0, description="steps between previews; 0 is none; default 4 in all"
     )
     seed: int = Field(1, description="seed of the first prompt; the next has the next")
-    guidance: float = Field(3.0, ge=0, description="classifier-free guidance scale")
+    guidance: float | None = Field(
+        None, ge=0, description="classifier-free guidance scale; the base's own by default"
+    )
 
 
 class RunConfig(_Strict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from pathlib import Path
@@ -226,6 +227,20 @@ def test_greedy_generation_is_that_of_transformers(
     for row, codes in enumerate(ours):
         decoded = bundle.decode_audio(codes).samples
         np.testing.assert_allclose(sound[row].clamp(-1, 1).numpy(), decoded, atol=1e-5)
+
+
+def test_a_base_is_sampled_with_the_guidance_that_it_asks_for(tmp_path: Path):
+    save_base(tmp_path)
+    settings = {"guidance_scale": 1.7, "do_sample": True}
+    (tmp_path / "generation_config.json").write_text(json.dumps(settings))
+    bundle = load(find_base(str(tmp_path)))
+    made, asked, other = (
+        bundle.generate(["a low hum"], 1.0, [5], one).pop().samples
+        for one in (None, GenerationSettings(guidance=1.7), GenerationSettings())
+    )
+    assert np.array_equal(made, asked)
+    assert not np.array_equal(made, other)
+    assert tiny(0).sampling == GenerationSettings()
 
 
 @CHANNELS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -33,15 +34,25 @@ def generate(
         Path | None, typer.Option("--continue", help="A recording to go on from.")
     ] = None,
     guidance: Annotated[
-        float, typer.Option(min=0, help="Classifier-free guidance; 1 is off.")
-    ] = 3.0,
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 1.0,
+        float | None,
+        typer.Option(
+            min=0,
+            help="Classifier-free guidance; 1 is off. The base's own by default, as all of these.",
+        ),
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="0 is greedy.")] = None,
     top_k: Annotated[
-        int, typer.Option(min=0, help="Sample among the k likeliest; 0 is off.")
-    ] = 250,
+        int | None,
+        typer.Option(min=0, help="Sample among the k likeliest; 0 is off."),
+    ] = None,
     top_p: Annotated[
-        float, typer.Option(min=0, max=1, help="Sample within this probability mass; 1 is off.")
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Sample within this probability mass; 1 is off.",
+        ),
+    ] = None,
     kind: Annotated[str, typer.Option("--format", help="wav or flac.")] = "wav",
 ) -> None:
     """Generate sound from text, with or without an adapter."""
@@ -64,7 +75,6 @@ def generate(
     from tunesmith.tasks.generate import check_duration
     from tunesmith.tasks.generate import generate as run
     from tunesmith.training.signals import StopFlag
-    from tunesmith.types import GenerationSettings
 
     model = open_model(base, adapter)
     bundle = model.bundle
@@ -77,7 +87,8 @@ def generate(
             raise UserError(f"--continue {continue_from}: no such file", "give a recording")
         continued = read_audio(continue_from, bundle.sample_rate_hz, bundle.channels, bundle.max_s)
     check_duration(bundle, seconds, continued.duration_s if continued else 0.0)
-    settings = GenerationSettings(guidance, temperature, top_k, top_p)
+    given = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+    settings = replace(bundle.sampling, **{k: v for k, v in given.items() if v is not None})
     with StopFlag() as stop:
         for level in strengths:
             model.set_strength(level)
@@ -98,10 +109,7 @@ def generate(
                     "seconds": seconds,
                     **model.origin,
                     "strength": level if model.folder else None,
-                    "guidance": guidance,
-                    "temperature": temperature,
-                    "top_k": top_k,
-                    "top_p": top_p,
+                    **asdict(settings),
                     "continues": continue_from.name if continue_from else None,
                 }
                 part = f"-strength{level:g}" if len(strengths) > 1 else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ def make_takes(
         "base_hash": bundle.base_hash,
         "adapter": card_hash(Path(run)) if run is not None else "",
         "duration_s": duration_s,
+        **asdict(bundle.sampling),
     }
     recipes = [common | {"prompt": text, "seed": seed + i} for i, text in enumerate(prompts)]
     files = [Path(out) / f"{index:03d}.flac" for index in range(len(recipes))]

@@ -46,6 +46,7 @@ class Bundle(ABC):
         licence: licence of the weights.
         family: name of the family.
         sample_rate_hz, channels, max_s, frame_rate_hz: of the audio that it takes and gives.
+        sampling: how the base is best sampled, where nobody says otherwise.
     """
 
     module: LossModule
@@ -60,6 +61,7 @@ class Bundle(ABC):
     channels: int
     max_s: float
     frame_rate_hz: float
+    sampling: GenerationSettings = GenerationSettings()
 
     @property
     @abstractmethod
@@ -146,7 +148,7 @@ class Bundle(ABC):
     ) -> list[Audio]:
         """New sound for each prompt: ``generate_codes``, decoded."""
         codes = self.generate_codes(
-            prompts, duration_s, seeds, settings or GenerationSettings(), audio_prompts, should_stop
+            prompts, duration_s, seeds, settings or self.sampling, audio_prompts, should_stop
         )
         return [self.decode_audio(one) for one in codes]
 

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from tunesmith.training.loop import Intervals, Loop, Sets, State, own_randomness
 from tunesmith.training.outcome import finish, run_facts
 from tunesmith.training.preview import Previewer
 from tunesmith.training.signals import StopFlag
-from tunesmith.types import Clip, GenerationSettings
+from tunesmith.types import Clip
 
 OnEvent = Callable[[str, Mapping[str, Any]], None]
 
@@ -356,7 +356,9 @@ def _previewer(
             f"preview.seconds={seconds:g} is beyond the base's {bundle.max_s:g}",
             f"give at most {bundle.max_s:g}",
         )
-    settings = GenerationSettings(guidance=preview.guidance)
+    settings = bundle.sampling
+    if preview.guidance is not None:
+        settings = replace(settings, guidance=preview.guidance)
     return Previewer(
         bundle, folder / "previews", prompts, seconds, preview.seed, settings, stop, rights
     )

@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,10 @@ class MusicgenBundle(Bundle):
             np.prod(self._codec_config.upsampling_ratios)
         )
         self.max_s = max_s
+        # Top-k of a checkpoint is not heeded: the library's own default of 50 stands in most by accident.
+        guidance = getattr(model.generation_config, "guidance_scale", None)
+        if guidance is not None:
+            self.sampling = replace(self.sampling, guidance=float(guidance))
         codebooks = int(model.decoder.config.num_codebooks)
         self.term_weights = {f"codebook_{k}": 1 / codebooks for k in range(codebooks)}
         self.components: Mapping[str, nn.Module] = {
