@@ -26,6 +26,7 @@ SCRIPTS = (
     "contract",
     "small_geometry",
     "kill_resume",
+    "pocket",
     "demo",
     "real_gap",
 )

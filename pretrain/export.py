@@ -35,8 +35,8 @@ _NOTES: dict[str, Any] = {
     "licence": "Apache-2.0",
     "defaults": {
         "lora": {
-            "train.lr": 1e-3,
-            "train.steps": 120,
+            "train.lr": 2e-3,
+            "train.steps": 80,
             "train.batch_size": 8,
             "method.targets": ["q", "k", "v", "o", "up", "down"],
         },

@@ -33,7 +33,9 @@ from pretrain.common import log
 PAD_CODE = CODEBOOK_SIZE  # also the start token, as in MusicGen
 TEXT_ROWS = 1024
 FULL_FRAMES = 500
-GUIDANCE = 3.0
+# The judge heard the instrument asked for in 58 % of clips with guidance 3, temperature 1 and the 250 likeliest, in
+# 75 % with these; lower temperatures make few notes and long ones.
+GUIDANCE, TEMPERATURE = 5.0, 1.1
 
 
 def train_tokenizer(captions: list[str]) -> PreTrainedTokenizerFast:
@@ -105,6 +107,7 @@ def build_model(seed: int, codec: EncodecModel | None = None) -> MusicgenForCond
     settings = model.generation_config
     settings.decoder_start_token_id = settings.bos_token_id = settings.pad_token_id = PAD_CODE
     settings.guidance_scale, settings.do_sample = GUIDANCE, True
+    settings.temperature, settings.top_k = TEMPERATURE, 0
     # The delay of the last codebook comes on top of the frames.
     settings.max_length = FULL_FRAMES + N_CODEBOOKS - 1
     return model

@@ -229,14 +229,14 @@ def test_greedy_generation_is_that_of_transformers(
         np.testing.assert_allclose(sound[row].clamp(-1, 1).numpy(), decoded, atol=1e-5)
 
 
-def test_a_base_is_sampled_with_the_guidance_that_it_asks_for(tmp_path: Path):
+def test_a_base_is_sampled_as_its_checkpoint_asks(tmp_path: Path):
     save_base(tmp_path)
-    settings = {"guidance_scale": 1.7, "do_sample": True}
+    settings = {"guidance_scale": 1.7, "temperature": 1.2, "top_k": 0, "do_sample": True}
     (tmp_path / "generation_config.json").write_text(json.dumps(settings))
     bundle = load(find_base(str(tmp_path)))
     made, asked, other = (
         bundle.generate(["a low hum"], 1.0, [5], one).pop().samples
-        for one in (None, GenerationSettings(guidance=1.7), GenerationSettings())
+        for one in (None, GenerationSettings(1.7, 1.2, 0), GenerationSettings())
     )
     assert np.array_equal(made, asked)
     assert not np.array_equal(made, other)

@@ -71,10 +71,7 @@ class MusicgenBundle(Bundle):
             np.prod(self._codec_config.upsampling_ratios)
         )
         self.max_s = max_s
-        # Top-k of a checkpoint is not heeded: the library's own default of 50 stands in most by accident.
-        guidance = getattr(model.generation_config, "guidance_scale", None)
-        if guidance is not None:
-            self.sampling = replace(self.sampling, guidance=float(guidance))
+        self.sampling = _sampling(model.generation_config)
         codebooks = int(model.decoder.config.num_codebooks)
         self.term_weights = {f"codebook_{k}": 1 / codebooks for k in range(codebooks)}
         self.components: Mapping[str, nn.Module] = {
@@ -282,6 +279,14 @@ def _load_tokenizer(base: Base) -> Any:
     if not any((base.path / name).is_file() for name in ("tokenizer.json", "spiece.model")):
         raise UserError(f"base '{base.name}' has no tokenizer.json", "download it again")
     return AutoTokenizer.from_pretrained(base.path)
+
+
+def _sampling(config: Any) -> GenerationSettings:
+    """What a checkpoint's ``generation_config.json`` says of sampling; ours where it says nothing."""
+    names = {"guidance_scale": "guidance", "temperature": "temperature"}
+    names |= {"top_k": "top_k", "top_p": "top_p"}
+    said = {ours: getattr(config, theirs, None) for theirs, ours in names.items()}
+    return replace(GenerationSettings(), **{k: v for k, v in said.items() if v is not None})
 
 
 def load(base: Base, *, device: Any = "cpu", dtype: Any = None) -> MusicgenBundle:
