@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,6 @@ from tunesmith.families import EMBEDDED, find_base, load
 from tunesmith.families._bundle import Bundle
 from tunesmith.metrics import tagger, vendi
 from tunesmith.metrics.kad import median_distance
-from tunesmith.types import GenerationSettings
 
 JUDGE = Path(__file__).with_name("judge")
 PROMPT_SEED, DIVERSITY_SEED = FIRST_SEED + 700_000, FIRST_SEED + 800_000
@@ -88,7 +88,7 @@ def played(
     bundle: Bundle, prompts: Sequence[str], seed: int, guidance: float, batch: int = 32
 ) -> list[np.ndarray]:
     """A take for each prompt, float32 ``[T]``; take i has the seed ``seed + i``."""
-    made, settings = [], GenerationSettings(guidance=guidance)
+    made, settings = [], replace(bundle.sampling, guidance=guidance)
     for start in range(0, len(prompts), batch):
         some = prompts[start : start + batch]
         seeds = [seed + start + index for index in range(len(some))]

@@ -59,8 +59,8 @@ tokenizer, language model and taggers.
 
 - It plays General MIDI sketches, not recordings. No voices. It knows the words of its captions and little else.
 - The codec is small: it leaves noise where the music is quiet, treble is dull and attacks are soft.
-- It follows the instrument of a caption, with guidance 5 better than with 3. It does not keep a beat: tempo, groove
-  and with them the style are hardly those asked for, and two cores had no time to teach it more.
+- It follows the instrument of a caption, the better the higher the guidance, and then repeats itself more. It does
+  not keep a beat: tempo, groove and with them the style are hardly those asked for; two cores had no time for more.
 - Nothing here says how a method fares on a model of useful size.
 
 Licence of the weights: Apache-2.0.

@@ -33,9 +33,9 @@ from pretrain.common import log
 PAD_CODE = CODEBOOK_SIZE  # also the start token, as in MusicGen
 TEXT_ROWS = 1024
 FULL_FRAMES = 500
-# The judge heard the instrument asked for in 58 % of clips with guidance 3, temperature 1 and the 250 likeliest, in
-# 75 % with these; lower temperatures make few notes and long ones.
-GUIDANCE, TEMPERATURE = 5.0, 1.1
+# Chosen by the judge: guidance 2 follows the instrument in 68 % of clips, 3 in 83 %, but 64 takes of a prompt are
+# the more alike the higher it is (Vendi 0.67 and 0.59 of real clips); lower temperatures make few notes and long ones.
+GUIDANCE, TEMPERATURE = 2.5, 1.1
 
 
 def train_tokenizer(captions: list[str]) -> PreTrainedTokenizerFast:
