@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+pytest.importorskip("mido", reason="the composer's extra is not installed")
+
 from pretrain import card
 from pretrain.common import write_jsonl
 

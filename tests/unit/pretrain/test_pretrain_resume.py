@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
+pytest.importorskip("mido", reason="the composer's extra is not installed")
+
 from pretrain import checkpoint, codec, decoder, lm
 from pretrain.codec_model import build_codec
 from pretrain.compose import compose
