@@ -20,10 +20,9 @@ import torch
 from bench._results import Row, parser, record
 from bench._sounds import FIRST_SEED
 from bench.demo import state_of_pocket
-from bench.tagger import as_audio
+from bench.tagger import as_audio, sounds_of
 from pretrain.card import write_measured
 from pretrain.compose import LEADS, STYLES, Composition, compose
-from pretrain.render import render
 from pretrain.spectral import mel_distance, si_sdr_db
 from tunesmith.families import EMBEDDED, find_base, load
 from tunesmith.families._bundle import Bundle
@@ -59,16 +58,6 @@ def same_prompt(lead: str, style: str, count: int) -> list[Composition]:
             found.append(piece)
         seed += 1
     return found
-
-
-def sounds_of(pieces: Sequence[Composition]) -> tuple[list[np.ndarray], list[Composition]]:
-    """Float32 ``[160000]`` each, and the compositions that sounded."""
-    sounds, kept = [], []
-    for start in range(0, len(pieces), 24):
-        clips, some = render(list(pieces[start : start + 24]))
-        sounds += [clip.astype(np.float32) / 32768 for clip in clips]
-        kept += some
-    return sounds, kept
 
 
 def right(
@@ -183,7 +172,7 @@ def main() -> None:
     args = options.parse_args()
     torch.set_num_threads(args.threads)
     judge, bundle = tagger.load(args.judge), load(find_base(str(args.base)), device="cpu")
-    guidance = args.guidance or bundle.sampling.guidance
+    guidance = bundle.sampling.guidance if args.guidance is None else args.guidance
     originals, pieces = sounds_of(one_of_each(12 if args.quick else 1000))
     decoded = [through(bundle, sound) for sound in originals]
     rows = codec_rows(originals, decoded)
@@ -193,7 +182,7 @@ def main() -> None:
     took_s = time.perf_counter() - begin
     rows += adherence_rows(right(judge, decoded, pieces), right(judge, takes, pieces), pieces)
     rows += diversity_rows(bundle, guidance, 8 if args.quick else PER_PROMPT)
-    others = args.base != EMBEDDED["pocket"] or args.judge != JUDGE or args.guidance
+    others = args.base != EMBEDDED["pocket"] or args.judge != JUDGE or args.guidance is not None
     if args.quick or others:
         for row in rows:
             print(f"{row.what}: {row.figure}")
@@ -208,7 +197,10 @@ def main() -> None:
         f"clips' median distance."
     )
     record("pocket", "The embedded base", rows, notes=notes)
-    table = "".join(f"| {row.what} | {row.bar} | {row.figure} |\n" for row in rows)
+    table = "".join(
+        f"| {row.what} | {row.bar} | {row.figure}{' (missed)' if row.passed is False else ''} |\n"
+        for row in rows
+    )
     text = f"| what | bar | figure |\n|---|---|---|\n{table}\n{notes} Made by `python -m bench.pocket`."
     write_measured(EMBEDDED["pocket"] / "README.md", text)
 

@@ -50,19 +50,23 @@ def rendered(
         held_out: the style and lead of no training.
         programs: General MIDI programs that take turns in the place of the lead's.
     """
-    sounds, pieces = [], []
-    for start in range(first, first + count, _AT_ONCE):
-        seeds = range(start, min(start + _AT_ONCE, first + count))
-        made = [compose(seed, held_out=held_out) for seed in seeds]
-        if programs:
-            made = [
-                replace(piece, programs=piece.programs | {0: programs[piece.seed % len(programs)]})
-                for piece in made
-            ]
-        clips, kept = render(made)
+    made = [compose(seed, held_out=held_out) for seed in range(first, first + count)]
+    if programs:
+        made = [
+            replace(piece, programs=piece.programs | {0: programs[piece.seed % len(programs)]})
+            for piece in made
+        ]
+    return sounds_of(made)
+
+
+def sounds_of(pieces: Sequence[Composition]) -> tuple[list[np.ndarray], list[Composition]]:
+    """Float32 ``[160000]`` each, and the compositions that sounded."""
+    sounds, kept = [], []
+    for start in range(0, len(pieces), _AT_ONCE):
+        clips, some = render(list(pieces[start : start + _AT_ONCE]))
         sounds += [clip.astype(np.float32) / 32768 for clip in clips]
-        pieces += kept
-    return sounds, pieces
+        kept += some
+    return sounds, kept
 
 
 def as_audio(sound: np.ndarray) -> Audio:

@@ -33,6 +33,7 @@ from pretrain.common import log
 PAD_CODE = CODEBOOK_SIZE  # also the start token, as in MusicGen
 TEXT_ROWS = 1024
 FULL_FRAMES = 500
+# Read once while choosing, the instrument and Vendi at temperature 1.1 (`bench.pocket --guidance N`, `bench.demo`).
 # Lower guidance follows the instrument less (68 % of clips with 2, 83 % with 3) and adapts less (the demo closed 45 %
 # of the gap with 2.5, 66 % with 5); higher guidance makes the takes of one prompt alike (Vendi 0.67 and 0.59 of real
 # clips); lower temperatures make few notes and long ones.

@@ -195,6 +195,7 @@ def place(device: str, dtype: str, *, small: bool) -> tuple[torch.device, torch.
     try:
         where = torch.device(device if device != "auto" else _best_device())
         torch.empty(1, device=where)
+    # A build without CUDA asserts, a backend that is not there is not implemented, bad names are runtime errors.
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"no device '{device}' here", "auto, cpu or cuda") from None
     if dtype != "auto":
