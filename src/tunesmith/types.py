@@ -150,6 +150,9 @@ class Site:
             of an attention, ``up`` of a feed-forward.
         output: path of the linear that leads back into the residual stream; empty if none.
         width: width of the residual stream at this seam.
+        attention: path of the attention module, which calls a child named ``joined`` if it has one:
+            ``keys, values, mask = joined(keys, values, mask, queries)``; empty if nothing can be joined.
+        heads: attention heads of keys and values; 0 where there are none.
     """
 
     role: Role
@@ -158,6 +161,8 @@ class Site:
     inputs: Mapping[str, str]
     output: str
     width: int
+    attention: str = ""
+    heads: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from tunesmith.errors import UserError
 from tunesmith.types import Audio, Batch, Example, GenerationSettings, Loss, Site
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class Bundle(ABC):
         family: name of the family.
         sample_rate_hz, channels, max_s, frame_rate_hz: of the audio that it takes and gives.
         sampling: how the base is best sampled, where nobody says otherwise.
+        quantized: format of the frozen linears (``nf4``); empty in full precision.
     """
 
     module: LossModule
@@ -62,6 +65,7 @@ class Bundle(ABC):
     max_s: float
     frame_rate_hz: float
     sampling: GenerationSettings = GenerationSettings()
+    quantized: str = ""
 
     @property
     @abstractmethod
@@ -136,6 +140,38 @@ class Bundle(ABC):
     @abstractmethod
     def checkpoint_activations(self, enabled: bool) -> None:
         """Recompute activations in the backward pass instead of keeping them."""
+
+    def text_pieces(self, text: str) -> list[str]:
+        """The tokens that the family's tokenizer makes of a text, without special ones."""
+        raise self._cannot("tell how it splits a text")
+
+    def use_tokens(self, tokens: Mapping[str, int]) -> Mapping[str, tuple[int, ...]]:
+        """Let prompts and captions hold new tokens, instead of those of an earlier call.
+
+        ``text_hash`` then depends on them, so that no cached text state is taken for another's. Texts
+        without any of them are tokenised as ever; ``{}`` puts back the base's own vocabulary.
+
+        Args:
+            tokens: ``{token: number of vectors}``.
+
+        Returns:
+            The ids that stand for each token: beyond the embedding table, one a vector.
+
+        Raises:
+            UserError: a token that the base already has, or a family without tokens.
+        """
+        raise self._cannot("learn new tokens")
+
+    def set_dropout(self, share: float) -> None:
+        """Dropout of the trainable components while they train."""
+        raise self._cannot("set its dropout")
+
+    def export(self, folder: Path) -> None:
+        """Write the base as it now is as a standard checkpoint, which the plain library opens."""
+        raise self._cannot("be written as a checkpoint of its own")
+
+    def _cannot(self, what: str) -> UserError:
+        return UserError(f"family {self.family} cannot {what}", "use another method or base")
 
     def generate(
         self,

@@ -207,7 +207,7 @@ def load_adapter(folder: Path, bundle: Bundle) -> Adapter:
             f"{folder / _CARD}: method settings of another version ({reason})", "update tunesmith"
         ) from None
     state = read_state(folder)
-    adapter = method.attach(bundle, config, 0)
+    adapter = method.attach(bundle, config, None)
     try:
         adapter.load_state(state)
     except UserError:

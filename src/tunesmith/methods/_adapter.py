@@ -22,11 +22,29 @@ class Adapter(ABC):
         method: the method's name.
         config: the method's configuration.
         linear: whether merging and blending are exact for it.
+        starts_as_base: whether the freshly attached model is the base; else the base is this
+            adapter at strength 0.
     """
 
     method: str
     config: Any
     linear: bool
+    starts_as_base: bool = True
+
+    def caption(self, text: str) -> str:
+        """The caption that a clip is trained and measured with: where a token has to stand in it."""
+        return text
+
+    def prompt(self, text: str) -> str:
+        """A prompt as this adapter wants to be asked; by default what its clips are captioned with."""
+        return self.caption(text)
+
+    def rates(self) -> Mapping[str, float]:
+        """Factors of the learning rate for parameters that do not learn at the common one."""
+        return {}
+
+    def after_step(self, rate: float) -> None:
+        """Called after each optimizer step with its learning rate."""
 
     @abstractmethod
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -50,7 +68,11 @@ class Adapter(ABC):
 
     @abstractmethod
     def merge(self) -> None:
-        """Fold the adapter into the base's weights and let go of it."""
+        """Fold the adapter into the base's weights and let go of it.
+
+        Raises:
+            UserError: it is not linear, or the base is quantised.
+        """
 
     @abstractmethod
     def detach(self) -> None:

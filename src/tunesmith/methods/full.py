@@ -63,7 +63,7 @@ def parameter_count(bundle: Bundle, config: Config) -> int:
     )
 
 
-def attach(bundle: Bundle, config: Config, seed: int = 0) -> FullAdapter:
+def attach(bundle: Bundle, config: Config, seed: int | None = 0) -> FullAdapter:
     """Let the chosen components train. ``seed`` is unused: the start is the base itself."""
     return FullAdapter(bundle, config)
 

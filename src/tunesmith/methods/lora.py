@@ -132,9 +132,9 @@ def check(bundle: Bundle, config: Config) -> list[Fault]:
     return faults
 
 
-def attach(bundle: Bundle, config: Config, seed: int = 0) -> LoraAdapter:
+def attach(bundle: Bundle, config: Config, seed: int | None = 0) -> LoraAdapter:
     """Put adapters on the base; B starts at zero, so the model is the base exactly."""
-    return LoraAdapter(bundle, config, seed)
+    return LoraAdapter(bundle, config, seed or 0)
 
 
 class LoraAdapter(Adapter):

@@ -219,6 +219,7 @@ class MusicgenBundle(Bundle):
 
 def _sites(model: Any) -> tuple[Site, ...]:
     width = int(model.decoder.config.hidden_size)
+    heads = int(model.decoder.config.num_attention_heads)
     found: list[Site] = []
     attentions: tuple[tuple[Role, str], ...] = (
         ("self_attention", "self_attn"),
@@ -227,8 +228,10 @@ def _sites(model: Any) -> tuple[Site, ...]:
     for layer in range(int(model.decoder.config.num_hidden_layers)):
         root = f"model.decoder.layers.{layer}"
         for role, name in attentions:
-            inputs = {short: f"{root}.{name}.{short}_proj" for short in "qkv"}
-            found.append(Site(role, layer, "decoder", inputs, f"{root}.{name}.out_proj", width))
+            place = f"{root}.{name}"
+            inputs = {short: f"{place}.{short}_proj" for short in "qkv"}
+            output = f"{place}.out_proj"
+            found.append(Site(role, layer, "decoder", inputs, output, width, place, heads))
         found.append(
             Site("feed_forward", layer, "decoder", {"up": f"{root}.fc1"}, f"{root}.fc2", width)
         )
