@@ -157,6 +157,7 @@ def run_tunesmith(args: argparse.Namespace, turns: Turns) -> None:
     from tunesmith.training.hardware import choose_dtype
     from tunesmith.training.log import MetricLog
     from tunesmith.training.loop import Intervals, Loop, Sets
+    from tunesmith.training.streams import MAIN, Stream
     from tunesmith.types import Example
 
     model, tokenizer = build(args.geometry)
@@ -207,8 +208,7 @@ def run_tunesmith(args: argparse.Namespace, turns: Turns) -> None:
         loop = Loop(
             bundle,
             adapter,
-            Sets(examples, [], []),
-            lengths,
+            Sets([Stream(MAIN, examples, lengths, batch)], [], []),
             train,
             Intervals(total, never, never, 0),
             seed=0,
@@ -219,9 +219,10 @@ def run_tunesmith(args: argparse.Namespace, turns: Turns) -> None:
             on_event=on_event,
         )
         loss = loop.evaluate(examples[:batch])["loss"]
-        epoch = loop.sampler.epoch(0)
+        sampler = loop.streams.main_sampler
+        epoch = sampler.epoch(0)
         some = chosen(epoch, lengths, args.steps, args.rounds)
-        loop.sampler.batch = lambda number: (0, tuple(some[number]))  # type: ignore[method-assign]
+        sampler.batch = lambda number: (0, tuple(some[number]))  # type: ignore[method-assign]
         turns.say(
             loss=loss,
             padding=padding(epoch, lengths),

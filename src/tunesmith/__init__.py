@@ -19,9 +19,32 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from tunesmith.api import Model, check, limits, open, prepare, train, write_sound
+    from tunesmith.api import (
+        Model,
+        blend,
+        check,
+        extract,
+        limits,
+        merge,
+        open,
+        prepare,
+        train,
+        write_sound,
+    )
 
-__all__ = ["Model", "__version__", "check", "limits", "open", "prepare", "train", "write_sound"]
+__all__ = [
+    "Model",
+    "__version__",
+    "blend",
+    "check",
+    "extract",
+    "limits",
+    "merge",
+    "open",
+    "prepare",
+    "train",
+    "write_sound",
+]
 
 
 def __getattr__(name: str) -> Any:

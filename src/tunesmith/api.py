@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,18 @@ from tunesmith.families import base_limits, find_base
 from tunesmith.families import load as load_base
 from tunesmith.families._bundle import Bundle
 from tunesmith.formats.adapter import card_hash, find_adapter, load_adapter, read_card
+from tunesmith.formats.blend import Blended, Part
+from tunesmith.formats.blend import blend as _blend
+from tunesmith.formats.extract import Extracted
+from tunesmith.formats.extract import extract as _extract
+from tunesmith.formats.merged import Merged
+from tunesmith.formats.merged import merge as _merge
 from tunesmith.formats.sound import write_sound as _write_sound
+from tunesmith.formats.switch import Switch
 from tunesmith.methods._adapter import Adapter
 from tunesmith.tasks.generate import Take, generate
 from tunesmith.training.hardware import best_device
+from tunesmith.training.recipe import with_data
 from tunesmith.training.run import Result
 from tunesmith.training.run import train as run_training
 from tunesmith.types import Audio, GenerationSettings
@@ -35,6 +43,7 @@ def train(
     method: str | dict[str, Any] | None = None,
     data: str | Path | None = None,
     out: str | Path | None = None,
+    recipe: str | Path | None = None,
     settings: dict[str, Any] | None = None,
     resume: bool = False,
 ) -> Result:
@@ -44,8 +53,9 @@ def train(
         config: a YAML file; what is given beside it wins.
         base: the base's name.
         method: a method's name, or ``{"name": "lora", "rank": 32}``.
-        data: a prepared folder.
+        data: a prepared folder; with a recipe also one of plain recordings.
         out: the run's folder.
+        recipe: a recipe by name, or its YAML file: settings under all that is given here.
         settings: further settings by dotted key: ``{"train.lr": 5e-5}``.
         resume: go on with the run in ``out``.
 
@@ -58,41 +68,85 @@ def train(
         "data": str(data) if data is not None else None,
         "out": str(out) if out is not None else None,
     }
-    loaded = load_config(Path(config) if config is not None else None, given)
+    loaded = load_config(Path(config) if config is not None else None, given, recipe=recipe)
+    if not resume:
+        loaded = with_data(loaded)
     return run_training(loaded, resume=resume)
 
 
 class Model:
-    """A base with or without an adapter, ready to generate.
+    """A base with or without adapters, ready to generate; the base is loaded once.
 
     Attributes:
         bundle: the loaded base.
-        adapter: the attached adapter, or None.
+        switch: the adapters that were added, and which of them are attached.
     """
 
     def __init__(
         self, bundle: Bundle, adapter: Adapter | None = None, folder: Path | None = None
     ) -> None:
-        self.bundle, self.adapter, self.folder = bundle, adapter, folder
+        self.bundle, self.switch = bundle, Switch(bundle)
+        if adapter is not None:
+            name = folder.name if folder is not None else "adapter"
+            self.switch.adopt(name, folder, adapter)
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """What is attached: the selected adapter, or the blend of those."""
+        return self.switch.adapter
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of the selected adapter, if it is one."""
+        folders = [self.switch.folders.get(name) for name in self.switch.selected]
+        return folders[0] if len(folders) == 1 else None
+
+    def add(self, name: str, folder: str | Path | None = None) -> Path:
+        """Make an adapter selectable; see :meth:`tunesmith.formats.switch.Switch.add`."""
+        return self.switch.add(name, folder)
+
+    def select(self, weights: Mapping[str, float] | str | None = None) -> None:
+        """Attach adapters by name and weight: ``{"jazz": 0.3, "classical": 0.7}``.
+
+        One name alone is that adapter as trained; None is the base.
+        """
+        chosen = {weights: 1.0} if isinstance(weights, str) else dict(weights or {})
+        self.switch.select(chosen)
+
+    def remove(self, name: str) -> None:
+        """Forget an adapter; see :meth:`tunesmith.formats.switch.Switch.remove`."""
+        self.switch.remove(name)
 
     @property
     def origin(self) -> dict[str, Any]:
         """Where its sound comes from, for the comment of a file: names, hashes, licence, rights."""
-        found = {
+        found: dict[str, Any] = {
             "base": self.bundle.name,
             "base_hash": self.bundle.base_hash,
             "base_licence": self.bundle.licence,
         }
         if self.folder is not None:
-            found |= {
+            return found | {
                 "adapter": self.folder.name,
                 "adapter_hash": card_hash(self.folder),
                 "data_rights": read_card(self.folder).get("rights", ""),
             }
+        parts = {
+            name: (self.switch.folders[name], weight)
+            for name, weight in self.switch.selected.items()
+            if name in self.switch.folders
+        }
+        if parts:
+            rights = [read_card(folder).get("rights", "") for folder, _ in parts.values()]
+            found |= {
+                "adapter": {name: weight for name, (_, weight) in parts.items()},
+                "adapter_hash": {name: card_hash(folder) for name, (folder, _) in parts.items()},
+                "data_rights": "; ".join(dict.fromkeys(rights)) if all(rights) else "",
+            }
         return found
 
     def set_strength(self, strength: float) -> None:
-        """Scale the adapter: 0 is the base, 1 as trained."""
+        """Scale what is attached: 0 is the base, 1 the adapter as trained, or the blend as weighed."""
         if self.adapter is not None:
             self.adapter.set_strength(strength)
 
@@ -133,9 +187,53 @@ def open(base: str, adapter: str | Path | None = None, *, device: Any = None) ->
     return Model(bundle, load_adapter(folder, bundle), folder)
 
 
+def merge(
+    adapter: str | Path, out: str | Path, *, strength: float = 1.0, base: str | None = None
+) -> Merged:
+    """Fold an adapter into its base; see :func:`tunesmith.formats.merged.merge`."""
+    return _merge(find_adapter(str(adapter)), Path(out), strength, base)
+
+
+def blend(
+    adapters: Mapping[str, float] | Sequence[tuple[str, str | Path, float]],
+    out: str | Path,
+    *,
+    rank: int | None = None,
+) -> Blended:
+    """Make one adapter of several; see :func:`tunesmith.formats.blend.blend`.
+
+    Args:
+        adapters: ``{"jazz": 0.3, "classical": 0.7}``, or ``(name, where it is, weight)`` of each.
+        out: a new folder.
+        rank: the best approximation of this rank; exact without it.
+    """
+    if isinstance(adapters, Mapping):
+        adapters = [(name, name, weight) for name, weight in adapters.items()]
+    parts = [Part(name, find_adapter(str(place)), weight) for name, place, weight in adapters]
+    return _blend(parts, Path(out), rank)
+
+
+def extract(
+    adapter: str | Path, out: str | Path, *, rank: int, base: str | None = None
+) -> Extracted:
+    """Make a LoRA of a larger change; see :func:`tunesmith.formats.extract.extract`."""
+    return _extract(find_adapter(str(adapter)), Path(out), rank, base)
+
+
 def write_sound(path: str | Path, audio: Audio, made_of: dict[str, Any] | None = None) -> None:
     """Write wav or flac; ``made_of`` goes into the file's comment."""
     _write_sound(Path(path), audio, made_of)
 
 
-__all__ = ["Model", "check", "limits", "open", "prepare", "train", "write_sound"]
+__all__ = [
+    "Model",
+    "blend",
+    "check",
+    "extract",
+    "limits",
+    "merge",
+    "open",
+    "prepare",
+    "train",
+    "write_sound",
+]

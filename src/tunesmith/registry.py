@@ -25,6 +25,24 @@ Kind = Literal["families", "methods", "metrics", "tasks"]
 
 _ROOT = Path(__file__).parent
 
+COMPOSED: Mapping[str, Mapping[str, Any]] = {
+    "qlora": {
+        "summary": "lora on a base whose frozen linears are in 4 bits (NF4)",
+        "on": ("lora",),
+        "settings": {"base.quantize": "nf4"},
+        "needs": (),
+    },
+    "dreambooth": {
+        "summary": "a rare token that comes to mean the recordings, with prior preservation",
+        "on": ("full", "lora"),
+        "settings": {"prior.weight": 1.0},
+        "needs": ("concept",),
+    },
+}
+"""Names that a user can type for a method with settings: the method (``method.on`` chooses among
+several, the first by default), what is set where the user says nothing, and which sections the user
+has to fill."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
@@ -141,6 +159,11 @@ def plugin(kind: Kind, name: str) -> Plugin:
         singular = {"families": "family"}.get(kind, kind.removesuffix("s"))
         raise UserError(f"no {singular} '{name}'", did_you_mean(name, known))
     return known[name]
+
+
+def tokens_method() -> Plugin:
+    """The method that trains tokens, which can stand beside any other one."""
+    return next(one for one in plugins("methods").values() if one.spec.get("adds_tokens"))
 
 
 def support(family: Plugin, method: Plugin) -> str:

@@ -63,10 +63,25 @@ class Cell:
 
 # What a method may be asked for beyond its defaults, where that takes another path through it.
 _OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "full": [{"layer_decay": 0.7, "pull": 0.1}],
     "lora": [
         {"rslora": True, "rank": 8, "alpha": 4.0},
         {"dora": True},
         {"targets": ("q", "k", "v", "o", "up", "down"), "rank": 4},
+    ],
+    "bottleneck": [
+        {"width": 4, "activation": "gelu"},
+        {"activation": "silu", "roles": ("feed_forward",)},
+    ],
+    "prefix": [
+        {"roles": ("self_attention",), "init": "random", "length": 3},
+        {"mlp": True, "mlp_width": 24},
+        {"placement": "input"},
+        {"placement": "input", "mlp": True, "mlp_width": 24, "init": "random"},
+    ],
+    "textual_inversion": [
+        {"vectors": 1},
+        {"vectors": 3, "templates": ("{token}, {caption}", "{caption} with {token}")},
     ],
 }
 
@@ -105,17 +120,25 @@ def noise(bundle: Bundle, seconds: float, seed: int) -> Audio:
 
 
 def example(
-    bundle: Bundle, seconds: float = 1.0, caption: str = "a test", seed: int = 0
+    bundle: Bundle,
+    seconds: float = 1.0,
+    caption: str = "a test",
+    seed: int = 0,
+    adapter: Adapter | None = None,
 ) -> Example:
-    """An encoded clip of noise."""
+    """An encoded clip of noise; with an adapter, captioned as that wants its clips captioned."""
+    caption = adapter.caption(caption) if adapter else caption
     codes = bundle.encode_audio(noise(bundle, seconds, seed))
     return Example(f"clip-{seed}", codes, bundle.encode_text([caption])[0])
 
 
-def mixed(bundle: Bundle, count: int = 3) -> list[Example]:
+def mixed(bundle: Bundle, count: int = 3, adapter: Adapter | None = None) -> list[Example]:
     """Clips that differ in length, caption and the caption's length."""
     captions = ["a", "something a good deal longer", "in between", "four words at least"]
-    return [example(bundle, 0.3 + 0.2 * n, captions[n % 4], seed=n) for n in range(count)]
+    return [
+        example(bundle, 0.3 + 0.2 * n, captions[n % 4], seed=n, adapter=adapter)
+        for n in range(count)
+    ]
 
 
 def shaken(adapter: Adapter, seed: int = 0, size: float = 0.05) -> Adapter:

@@ -29,7 +29,7 @@ def on_tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Cell],
     def use(cell: Cell) -> None:
         base = Base("tiny", tmp_path, plugin("families", cell.variant.family), {})
         for module, name in ((tunesmith.families, "find_base"), (run_module, "find_base")):
-            monkeypatch.setattr(module, name, lambda *_: base)
+            monkeypatch.setattr(module, name, lambda *_, **__: base)
         monkeypatch.setattr(tunesmith.families, "skeleton", lambda _: cell.make())
         monkeypatch.setattr(run_module, "load_base", lambda *_, **__: cell.make())
 

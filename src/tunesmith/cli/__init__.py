@@ -7,11 +7,18 @@ from typing import NoReturn
 
 import typer
 
+from tunesmith.cli.blend import blend
 from tunesmith.cli.check import check
 from tunesmith.cli.demo import demo
+from tunesmith.cli.export import export
+from tunesmith.cli.extract import extract
 from tunesmith.cli.generate import generate
+from tunesmith.cli.import_ import import_
 from tunesmith.cli.ls import ls
+from tunesmith.cli.merge import merge
+from tunesmith.cli.plan import plan
 from tunesmith.cli.prepare import prepare
+from tunesmith.cli.push import push
 from tunesmith.cli.selftest import selftest
 from tunesmith.cli.train import train
 from tunesmith.errors import ConfigError, Stopped, UserError
@@ -24,8 +31,14 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (prepare, check, train, generate, ls, selftest, demo):
-    app.command(context_settings={"allow_interspersed_args": True})(verb)
+_VERBS = (
+    *(prepare, check, plan, train, generate),
+    *(blend, merge, extract, export, import_, push),
+    *(ls, selftest, demo),
+)
+for verb in _VERBS:
+    name = verb.__name__.rstrip("_")  # import_ cannot go by its own name in Python
+    app.command(name, context_settings={"allow_interspersed_args": True})(verb)
 
 
 def _version(value: bool) -> None:

@@ -62,6 +62,11 @@ class RunDisplay:
         before = f"{of}: " if of else ""
         if kind == "encode":
             self._bar(of, "encoding", values["done"], values["total"])
+        elif kind == "prepare":
+            percent = int(100 * values["done"] / max(values["total"], 1))
+            self._bar(of, str(values["stage"]), percent, 100)
+        elif kind == "prior":
+            self._bar(of, "sampling the prior", values["done"], values["total"])
         elif kind == "takes":
             self._bar(of, "clips", values["done"], values["total"])
             if not self.console.is_terminal and values["done"] == values["total"]:

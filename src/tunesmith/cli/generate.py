@@ -15,8 +15,11 @@ def generate(
         str, typer.Option(help="Base model: pocket, a folder, or a hub id.")
     ] = "pocket",
     adapter: Annotated[
-        str | None,
-        typer.Option(help="A run's folder, a file in one, or a name under the adapters folder."),
+        list[str] | None,
+        typer.Option(
+            help="A run's folder, a name under the adapters folder, or owner/name; several as "
+            "NAME=WEIGHT are blended."
+        ),
     ] = None,
     strength: Annotated[
         str,
@@ -65,10 +68,11 @@ def generate(
         raise UserError(f"--strength {strength}: not numbers", "give e.g. 0.8 or 0,0.5,1") from None
     if kind not in FORMATS:
         raise UserError(f"--format {kind}: unknown", f"give {' or '.join(FORMATS)}")
-    if adapter is None and strengths != [1.0]:
+    if not adapter and strengths != [1.0]:
         raise UserError("--strength without --adapter", "give the adapter whose strength it is")
 
     from tunesmith.api import open as open_model
+    from tunesmith.cli._named import name_and_weight
     from tunesmith.data.encode import read_audio
     from tunesmith.formats.adapter import card_hash
     from tunesmith.formats.sound import write_sound
@@ -76,11 +80,19 @@ def generate(
     from tunesmith.tasks.generate import generate as run
     from tunesmith.training.signals import StopFlag
 
-    model = open_model(base, adapter)
+    model = open_model(base)
     bundle = model.bundle
     typer.echo(f"base {bundle.name} ({bundle.base_hash[:12]})", err=True)
-    if model.folder is not None:
-        typer.echo(f"adapter {model.folder} ({card_hash(model.folder)[:12]})", err=True)
+    weights: dict[str, float] = {}
+    for word in adapter or []:
+        # A folder may have an equals sign in its name.
+        name, weight = (word, None) if Path(word).exists() else name_and_weight(word)
+        folder = model.add(name)
+        weights[name] = 1.0 if weight is None else weight
+        weighed = f"{weight:g} of " if weight is not None else ""
+        typer.echo(f"{weighed}adapter {folder} ({card_hash(folder)[:12]})", err=True)
+    model.select(weights)
+    alone = next(iter(weights.values())) if len(weights) == 1 else 1.0
     continued = None
     if continue_from is not None:
         if not continue_from.is_file():
@@ -91,7 +103,7 @@ def generate(
     settings = replace(bundle.sampling, **{k: v for k, v in given.items() if v is not None})
     with StopFlag() as stop:
         for level in strengths:
-            model.set_strength(level)
+            model.set_strength(level * alone)
             takes = run(
                 bundle,
                 prompts,
@@ -108,7 +120,7 @@ def generate(
                     "seed": take.seed,
                     "seconds": seconds,
                     **model.origin,
-                    "strength": level if model.folder else None,
+                    "strength": level * alone if weights else None,
                     **asdict(settings),
                     "continues": continue_from.name if continue_from else None,
                 }

@@ -9,13 +9,14 @@ import typer
 
 
 def _tables() -> dict[str, Any]:
-    from tunesmith.registry import matrix, plugins, recipes
+    from tunesmith.registry import COMPOSED, matrix, plugins, recipes
 
     return {
         **{
             kind: {name: dict(plugin.spec) for name, plugin in plugins(kind).items()}
             for kind in ("families", "methods", "metrics", "tasks")
         },
+        "composed": {name: dict(parts) for name, parts in COMPOSED.items()},
         "recipes": recipes(),
         "matrix": matrix(),
     }
@@ -24,7 +25,7 @@ def _tables() -> dict[str, Any]:
 def ls(
     as_json: Annotated[bool, typer.Option("--json", help="The same, for programs.")] = False,
 ) -> None:
-    """Show families, methods, metrics, tasks, recipes, and which method works on which family."""
+    """Show families, methods, their compositions, metrics, tasks, recipes, and which method works on which family."""
     tables = _tables()
     if as_json:
         typer.echo(json.dumps(tables, indent=2))
@@ -33,12 +34,19 @@ def ls(
     from rich.table import Table
 
     console = Console(highlight=False)
-    for kind in ("families", "methods", "metrics", "tasks", "recipes"):
+    titles = {"composed": "methods composed of others"}
+    for kind in ("families", "methods", "composed", "metrics", "tasks", "recipes"):
         table = Table(
-            "name", "what it is", title=kind, title_justify="left", box=None, pad_edge=False
+            "name",
+            "what it is",
+            title=titles.get(kind, kind),
+            title_justify="left",
+            box=None,
+            pad_edge=False,
         )
         for name, spec in tables[kind].items():
-            table.add_row(name, spec["summary"])
+            on = f" (on {' or '.join(spec['on'])})" if kind == "composed" else ""
+            table.add_row(name, spec["summary"] + on)
         console.print(table)
         console.print()
     methods = list(tables["methods"])

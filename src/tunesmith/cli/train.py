@@ -20,7 +20,12 @@ def train(
         str | None, typer.Option(help="Base model: pocket, a folder, or a hub id.")
     ] = None,
     method: Annotated[str | None, typer.Option(help="What trains; see `tunesmith ls`.")] = None,
-    data: Annotated[str | None, typer.Option(help="A folder made by `tunesmith prepare`.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="A folder made by `tunesmith prepare`; with a recipe also one of plain recordings."
+        ),
+    ] = None,
     general: Annotated[
         str | None, typer.Option(help="Other prepared recordings, to see what is forgotten.")
     ] = None,
@@ -46,7 +51,6 @@ def train(
     """
     from tunesmith.config import load_config
     from tunesmith.errors import Stopped, UserError
-    from tunesmith.registry import recipe_file
 
     given = list(words or [])
     files = [word for word in given if "=" not in word]
@@ -75,7 +79,7 @@ def train(
         if not file.is_file():
             raise UserError(f"{resume} holds no run", "give the folder that was --out")
         settings = {"out": str(resume)}
-    loaded = load_config(file, settings, overrides, recipe_file(recipe) if recipe else None)
+    loaded = load_config(file, settings, overrides, recipe)
 
     if dry_run:
         from tunesmith.training.plan import dry_run as plan
@@ -85,9 +89,23 @@ def train(
 
     from tunesmith.cli._progress import RunDisplay
     from tunesmith.report.run import report_on_run
+    from tunesmith.training.recipe import told, with_data
     from tunesmith.training.run import train as run
+    from tunesmith.training.signals import StopFlag
 
     with RunDisplay() as display:
+        if resume is None:
+            with StopFlag() as stop:
+                loaded = with_data(
+                    loaded,
+                    on_progress=lambda at: display(
+                        "prepare", {"stage": at.stage, "done": at.done, "total": at.total}
+                    ),
+                    should_stop=stop,
+                    say=display.say,
+                )
+            for line in told(loaded):
+                display.say(line)
         try:
             result = run(loaded, resume=resume is not None, on_event=display)
         except Stopped as stopped:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.families._bases import EMBEDDED, Base, find_base, fingerprint, weight_files
 
 if TYPE_CHECKING:
     from tunesmith.families._bundle import Bundle
+
+# Imported by PEFT wherever it is installed, it reports kernels that are missing before any is wanted.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 __all__ = [
     "EMBEDDED",
@@ -21,9 +25,34 @@ __all__ = [
 ]
 
 
-def load(base: Base, *, device: Any = "cpu", dtype: Any = None) -> Bundle:
-    """Load a base through its family, weights and all."""
-    return base.family.load().load(base, device=device, dtype=dtype)
+def load(
+    base: Base,
+    *,
+    device: Any = "cpu",
+    dtype: Any = None,
+    quantize: str = "",
+    double_quant: bool = True,
+    compute: Any = None,
+) -> Bundle:
+    """Load a base through its family, weights and all.
+
+    Args:
+        base: which.
+        device: where.
+        dtype: of the weights; float32 by default.
+        quantize: ``nf4`` puts the linears of its seams into 4 bits; they must stay frozen.
+        double_quant: quantise the quantisation constants too.
+        compute: precision of the products with quantised weights; float32 by default.
+    """
+    if not quantize:
+        return base.family.load().load(base, device=device, dtype=dtype)
+    import torch
+
+    from tunesmith.families._quantize import quantize as pack
+
+    bundle = base.family.load().load(base, device="cpu", dtype=dtype)
+    pack(bundle, torch.device(device), double=double_quant, compute=compute or torch.float32)
+    return bundle
 
 
 def skeleton(base: Base) -> Bundle:

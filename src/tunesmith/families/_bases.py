@@ -52,15 +52,20 @@ class Base:
         return "NC" in self.licence.upper().split("-")
 
 
-def find_base(name: str, revision: str | None = None) -> Base:
+def find_base(name: str, revision: str | None = None, *, weights: bool = True) -> Base:
     """The base called ``name``: ``pocket``, a folder, or a hub id such as ``owner/model``.
+
+    Args:
+        name: what the user called it.
+        revision: branch, tag or commit on the hub.
+        weights: fetch the weights from the hub as well; without them it can be planned with.
 
     Raises:
         UserError: there is none, it cannot be fetched, or no family recognises it.
     """
     path = EMBEDDED.get(name) or Path(name).expanduser()
     if not path.is_dir():
-        path = _from_hub(name, revision)
+        path = _from_hub(name, revision, weights)
     for index in ("config.json", "model_index.json"):
         if (path / index).is_file():
             config = _read_json(path / index)
@@ -89,27 +94,47 @@ def _recognise(name: str, index: str, config: Mapping[str, Any]) -> Plugin:
     )
 
 
-def _from_hub(name: str, revision: str | None) -> Path:
-    looks_like_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
-    if not looks_like_id:
+def looks_like_id(name: str) -> bool:
+    """Whether a name can be ``owner/name`` on the hub."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
+
+
+def _from_hub(name: str, revision: str | None, weights: bool) -> Path:
+    if not looks_like_id(name):
         raise UserError(
             f"no base '{name}': not embedded, not a folder, not a hub id",
             f"{did_you_mean(name, EMBEDDED)}; or give a folder in the hub's layout, or owner/model",
         )
+    wanted = [pattern for pattern in _WANTED if weights or pattern != "*.safetensors"]
+    return fetch(name, f"base '{name}'", wanted, revision)
+
+
+def fetch(name: str, what: str, patterns: list[str], revision: str | None = None) -> Path:
+    """The folder of ``owner/name`` on the hub, or of what is in the cache of it.
+
+    Args:
+        name: the hub id.
+        what: what to call it in messages.
+        patterns: the only files that are fetched.
+        revision: branch, tag or commit.
+
+    Raises:
+        UserError: it cannot be fetched.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        path = snapshot_download(name, revision=revision, allow_patterns=_WANTED)
+        path = snapshot_download(name, revision=revision, allow_patterns=patterns)
     except (LocalEntryNotFoundError, ConnectionError) as error:
         raise UserError(
-            f"base '{name}' is neither a folder here nor in the cache, and the hub cannot be reached",
+            f"{what} is neither a folder here nor in the cache, and the hub cannot be reached",
             "check the spelling and the connection, or download it once where there is one",
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"base '{name}' could not be fetched from the hub ({first})",
+            f"{what} could not be fetched from the hub ({first})",
             "check the name, accept the model's licence on its page, log in with `hf auth login`",
         ) from error
     return Path(path)

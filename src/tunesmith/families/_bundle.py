@@ -21,7 +21,17 @@ class LossModule(nn.Module, ABC):
 
     A loss computed beside ``__call__`` would silently skip the gradient synchronisation of DDP and
     FSDP, which hooks into ``forward``.
+
+    Attributes:
+        joined_states: a child that is called with what cross-attention is about to read, ``states, mask
+            = joined_states(states, mask)``, in the loss and in generation alike, after the
+            unconditional rows of guidance were added. States are ``[B, S, D]``; the mask is ``[B, S]``
+            (1 where a state is seen), and may come back as ``[B, 1, 1, S']``, to be added to the
+            attention's logits. None while nothing is joined. A family that has no such seam lacks
+            the attribute.
     """
+
+    joined_states: nn.Module | None
 
     @abstractmethod
     def forward(self, batch: Batch) -> Loss:
@@ -144,6 +154,10 @@ class Bundle(ABC):
     def text_pieces(self, text: str) -> list[str]:
         """The tokens that the family's tokenizer makes of a text, without special ones."""
         raise self._cannot("tell how it splits a text")
+
+    def text_ids(self, text: str) -> list[int]:
+        """Rows of the text embedding that stand for a text, without special and unknown ones."""
+        raise self._cannot("tell which rows a text stands for")
 
     def use_tokens(self, tokens: Mapping[str, int]) -> Mapping[str, tuple[int, ...]]:
         """Let prompts and captions hold new tokens, instead of those of an earlier call.

@@ -13,17 +13,20 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from tunesmith.atomic import write_bytes
+from tunesmith.atomic import disk_error, write_bytes
 from tunesmith.errors import UserError, did_you_mean
+from tunesmith.families._bases import fetch, looks_like_id
 from tunesmith.families._bundle import Bundle
 from tunesmith.methods._adapter import Adapter, State
-from tunesmith.registry import plugins
+from tunesmith.methods._together import attach_all
+from tunesmith.registry import plugins, tokens_method
 
 FORMAT = 1
 _CARD = "adapter.json"
@@ -50,43 +53,77 @@ def save_adapter(
         bundle: its base.
         details: what else the card says: metrics, rights, trigger tokens, steps ...
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    target, temporary = folder / "adapter", folder / ".adapter.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    hashes = {}
-    for component, tensors in sorted(adapter.state().items()):
-        place = temporary / component
-        place.mkdir(parents=True)
-        save_file(dict(tensors), place / _TENSORS, metadata={"format": "pt"})
-        hashes[component] = hashlib.sha256((place / _TENSORS).read_bytes()).hexdigest()
-        peft = adapter.peft_config(component)
-        if peft is not None:
-            text = json.dumps(dict(peft), indent=2, sort_keys=True, default=str)
-            (place / _PEFT).write_text(text, encoding="utf-8")
-    temporary.mkdir(exist_ok=True)
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.rename(target)
+    state = adapter.state()
     card = {
-        "format": FORMAT,
         "base": {
             "name": bundle.name,
             "hash": bundle.base_hash,
             "family": bundle.family,
             "licence": bundle.licence,
+            **({"quantize": bundle.quantized} if bundle.quantized else {}),
         },
         "method": {"name": adapter.method, **dataclasses.asdict(adapter.config)},
         "linear": adapter.linear,
-        "components": hashes,
         **details,
     }
-    write_bytes(folder / _CARD, (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
+    tokens_config = getattr(adapter, "tokens_config", None)  # beside the method's own
+    if tokens_config is not None:
+        card["tokens"] = dataclasses.asdict(tokens_config)
+    write_adapter(folder, state, {part: adapter.peft_config(part) for part in state}, card)
+
+
+def write_adapter(
+    folder: Path,
+    state: State,
+    peft: Mapping[str, Mapping[str, Any] | None],
+    card: Mapping[str, Any],
+) -> None:
+    """Write an adapter from its parts; see :func:`save_adapter`.
+
+    Args:
+        folder: where.
+        state: the tensors of each component.
+        peft: PEFT's configuration of each component that PEFT can hold.
+        card: ``base``, ``method``, ``linear`` and whatever else is known.
+    """
+    target, temporary = folder / "adapter", folder / ".adapter.tmp"
+    hashes = {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        for component, tensors in sorted(state.items()):
+            place = temporary / component
+            place.mkdir(parents=True)
+            save_file(dict(tensors), place / _TENSORS, metadata={"format": "pt"})
+            hashes[component] = hashlib.sha256((place / _TENSORS).read_bytes()).hexdigest()
+            if (said := peft.get(component)) is not None:
+                text = json.dumps(dict(said), indent=2, sort_keys=True, default=str)
+                (place / _PEFT).write_text(text, encoding="utf-8")
+        temporary.mkdir(exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)
+    except OSError as error:
+        raise disk_error(error, folder) from error
+    whole = {"format": FORMAT, **card, "components": hashes}
+    write_bytes(folder / _CARD, (json.dumps(whole, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def new_folder(folder: Path) -> Path:
+    """A folder that may be written to.
+
+    Raises:
+        UserError: something is in it already.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is already there", "give a new folder with -o, or remove it")
+    return folder
 
 
 def find_adapter(name: str) -> Path:
-    """The folder of an adapter: a run's folder, a file in one, or a name under :func:`home`.
+    """The folder of an adapter: a run's folder, a file in one, a name under :func:`home`, a hub id.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it cannot be fetched.
     """
     for path in (Path(name).expanduser(), home() / name):
         for folder in (path, *path.parents[:3]):
@@ -103,8 +140,17 @@ def find_adapter(name: str) -> Path:
             f"{name} is a run that has not finished",
             f"go on with `tunesmith train --resume {name}`",
         )
+    if looks_like_id(name):
+        folder = fetch(name, f"adapter '{name}'", ["*.json", "*.safetensors", "*.md"])
+        if (folder / _CARD).is_file():
+            return folder
+        raise UserError(
+            f"{name} on the hub has no {_CARD}",
+            "adapters made elsewhere are taken in with `tunesmith import`",
+        )
     raise UserError(
-        f"no adapter '{name}'", f"give a run's folder, a file in one, or a name under {home()}"
+        f"no adapter '{name}'",
+        f"give a run's folder, a file in one, a name under {home()}, or owner/name on the hub",
     )
 
 
@@ -187,27 +233,65 @@ def load_adapter(folder: Path, bundle: Bundle) -> Adapter:
         UserError: it belongs to another base, or its files are torn or foreign.
     """
     card = check_base(folder, bundle)
-    name = card["method"]["name"]
+    return attach_saved(bundle, card, read_state(folder), folder / _CARD)
+
+
+def method_of(card: Mapping[str, Any], place: Path) -> tuple[ModuleType, Any]:
+    """The method that a card names, and its settings there.
+
+    Args:
+        card: a parsed ``adapter.json``.
+        place: what to name in messages.
+
+    Raises:
+        UserError: it is not installed, or its settings are of another version.
+    """
+    return _settings(card["method"], card["method"]["name"], place)
+
+
+def tokens_of(card: Mapping[str, Any], place: Path) -> tuple[ModuleType | None, Any]:
+    """The method of the tokens that were trained beside a card's method, and its settings.
+
+    Both are None where there are none; raises what :func:`method_of` raises.
+    """
+    if not card.get("tokens"):
+        return None, None
+    return _settings(card["tokens"], tokens_method().name, place)
+
+
+def _settings(said: Mapping[str, Any], name: str, place: Path) -> tuple[ModuleType, Any]:
     # Only a method's plain name: a card that came with a download must not choose code to run.
     if name not in plugins("methods"):
         raise UserError(
-            f"{folder / _CARD} wants the method '{name}', which is not installed",
+            f"{place} wants the method '{name}', which is not installed",
             did_you_mean(name, plugins("methods")),
         )
     method = plugins("methods")[name].load()
-    settings = {key: value for key, value in card["method"].items() if key != "name"}
+    settings = {key: value for key, value in said.items() if key != "name"}
     known = {field.name for field in dataclasses.fields(method.Config)}
     try:
         if foreign := sorted(settings.keys() - known):
             raise ValueError(f"unknown: {', '.join(foreign)}")
-        config = TypeAdapter(method.Config).validate_python(settings)
+        return method, TypeAdapter(method.Config).validate_python(settings)
     except ValueError as error:  # pydantic's own is one
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise UserError(
-            f"{folder / _CARD}: method settings of another version ({reason})", "update tunesmith"
+            f"{place}: method settings of another version ({reason})", "update tunesmith"
         ) from None
-    state = read_state(folder)
-    adapter = method.attach(bundle, config, None)
+
+
+def attach_saved(bundle: Bundle, card: Mapping[str, Any], state: State, place: Path) -> Adapter:
+    """Attach what a card describes and give it its tensors, frozen.
+
+    Args:
+        bundle: the base; left as it was if anything does not fit.
+        card: ``method`` with its settings; the base is not looked at.
+        state: the tensors.
+        place: what to name in messages.
+    """
+    method, config = method_of(card, place)
+    tokens, tokens_config = tokens_of(card, place)
+    adapter = attach_all(bundle, method, config, tokens, tokens_config, None)
     try:
         adapter.load_state(state)
     except UserError:

@@ -1,13 +1,15 @@
 """Full fine-tuning: the base's own weights train.
 
 It moves furthest and forgets most, hence its defaults: a rate 10 to 100 times below pre-training,
-few epochs, weight decay, early stopping. Only what changed is saved, and loaded by replacement.
+few epochs, weight decay, early stopping. What else holds it back is set here: rates that fall layer by
+layer, dropout, a pull toward the start. Only what changed is saved, and loaded by replacement.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ SPEC = {
     "needs": "500 recordings or more (5000 at best); the most memory",
     "identity_at_start": True,
     "saves_changes_only": True,
+    "trains_base": True,
     # What it must reach on one clip and a tiny model: the contract suite holds it to this.
     "overfits": {"lr": 1e-2, "steps": 300, "share": 0.95, "regenerates": True},
 }
@@ -36,9 +39,19 @@ class Config:
     Attributes:
         components: which parts of the model train (MusicGen has decoder, conditioner and
             text_encoder); empty means all that generate, which is all but the text encoder.
+        layer_decay: factor of the learning rate from each layer to the one below it: the top layer
+            learns at the full rate, layer l of L at layer_decay^(L−1−l), what lies below the layers
+            (embeddings) at layer_decay^L. 1 is off, 0.9 usual (discriminative fine-tuning, Howard and
+            Ruder 2018, arXiv:1801.06146, section 3.1).
+        dropout: of the trained model; empty means the base's own.
+        pull: strength of a pull toward the starting weights (L2-SP, Li et al. 2018, arXiv:1802.01483,
+            equation 3), decoupled like AdamW's decay: θ ← θ − lr·pull·(θ − θ₀). 0 is off.
     """
 
     components: tuple[str, ...] = ()
+    layer_decay: float = 1.0
+    dropout: float | None = None
+    pull: float = 0.0
 
 
 def _chosen(bundle: Bundle, config: Config) -> tuple[str, ...]:
@@ -47,13 +60,26 @@ def _chosen(bundle: Bundle, config: Config) -> tuple[str, ...]:
 
 def check(bundle: Bundle, config: Config) -> list[Fault]:
     """What is wrong with these settings on this base."""
-    return [
+    faults = [
         Fault(
             "method.components", f"the base has no '{name}'", did_you_mean(name, bundle.components)
         )
         for name in config.components
         if name not in bundle.components
     ]
+    if not 0 < config.layer_decay <= 1:
+        faults.append(
+            Fault(
+                "method.layer_decay", f"{config.layer_decay} is not in 0..1", "usual: 0.9; 1 is off"
+            )
+        )
+    if config.dropout is not None and not 0 <= config.dropout < 1:
+        faults.append(
+            Fault("method.dropout", f"{config.dropout} is not in 0..1", "usual: 0 to 0.1")
+        )
+    if config.pull < 0:
+        faults.append(Fault("method.pull", f"{config.pull} is below 0", "usual: 0.01; 0 is off"))
+    return faults
 
 
 def parameter_count(bundle: Bundle, config: Config) -> int:
@@ -61,6 +87,45 @@ def parameter_count(bundle: Bundle, config: Config) -> int:
     return sum(
         p.numel() for name in _chosen(bundle, config) for p in bundle.components[name].parameters()
     )
+
+
+def _depths(bundle: Bundle, names: Iterable[str]) -> dict[str, int]:
+    """How many layers stand above each parameter, of those that a layer or its input holds.
+
+    A layer is known by its seams: everything below the path that its seams share belongs to it. What
+    is registered before the first layer lies below all of them (embeddings), what comes after the
+    last lies above (norms, heads) and has no entry.
+    """
+    roots: dict[str, dict[int, str]] = {}
+    for site in bundle.sites:
+        paths = [path for path in (*site.inputs.values(), site.output) if path]
+        if site.layer < 0 or not paths:
+            continue
+        known = roots.setdefault(site.component, {})
+        parts = [path.split(".")[:-1] for path in paths] + [
+            known.get(site.layer, "").split(".")[:-1]
+        ]
+        alike = takewhile(
+            lambda names: len(set(names)) == 1, zip(*filter(None, parts), strict=False)
+        )
+        known[site.layer] = "".join(f"{names[0]}." for names in alike)
+    found: dict[str, int] = {}
+    for component, layers in roots.items():
+        begun = False
+        for name in (name for name in names if name.startswith(f"{component}/")):
+            path = name.split("/", 1)[1]
+            layer = next((n for n, root in layers.items() if path.startswith(root)), None)
+            begun = begun or layer is not None
+            if layer is not None:
+                found[name] = max(layers) - layer
+            elif not begun:
+                found[name] = max(layers) + 1
+    # A part without layers of its own feeds those that have some.
+    below = max((max(layers) + 1 for layers in roots.values()), default=0)
+    for name in names:
+        if name.split("/", 1)[0] not in roots:
+            found[name] = below
+    return found
 
 
 def attach(bundle: Bundle, config: Config, seed: int | None = 0) -> FullAdapter:
@@ -87,6 +152,21 @@ class FullAdapter(Adapter):
             for name, parameter in self._parameters.items()
         }
         self._target: dict[str, Tensor] | None = None
+        self._depths = _depths(bundle, self._parameters) if config.layer_decay != 1 else {}
+        if config.dropout is not None:
+            bundle.set_dropout(config.dropout)
+
+    def rates(self) -> Mapping[str, float]:
+        return {name: self.config.layer_decay**depth for name, depth in self._depths.items()}
+
+    @torch.no_grad()
+    def after_step(self, rate: float) -> None:
+        if not self.config.pull:
+            return
+        factors = self.rates()
+        for name, parameter in self._parameters.items():
+            share = min(1.0, rate * factors.get(name, 1.0) * self.config.pull)
+            parameter.lerp_(self._origin[name].to(parameter.device), share)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return dict(self._parameters)

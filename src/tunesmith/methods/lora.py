@@ -7,16 +7,17 @@ s = alpha / r, or alpha / √r with rsLoRA (Kalajdzievski 2023, arXiv:2312.03732
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer, LoraModel
 from torch import Tensor, nn
 
-from tunesmith.errors import Fault, UserError
+from tunesmith.errors import Fault, UserError, did_you_mean
 from tunesmith.families._bundle import Bundle
 from tunesmith.methods._adapter import Adapter, State, match_keys, seeded
+from tunesmith.methods._low_rank import Factors, padded
 from tunesmith.types import Site
 
 SPEC = {
@@ -39,6 +40,7 @@ SPEC = {
 
 TARGETS = ("q", "k", "v", "o", "up", "down")
 _NAME = "default"
+_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 _PREFIX = "base_model."  # what PEFT puts before a name when a whole model is saved
 
 
@@ -54,6 +56,8 @@ class Config:
         dora: train magnitudes apart; slower, often better at low ranks.
         targets: which linears: q, k, v, o of attentions, up, down of feed-forwards.
         roles: which seams; self_attention, cross_attention, feed_forward.
+        paths: exact linears as component/path, instead of targets and roles; what blending, extracting and
+            importing write.
     """
 
     rank: int = 16
@@ -63,6 +67,7 @@ class Config:
     dora: bool = False
     targets: tuple[str, ...] = ("q", "k", "v")
     roles: tuple[str, ...] = ("self_attention", "cross_attention", "feed_forward")
+    paths: tuple[str, ...] = ()
 
     @property
     def scale(self) -> float:
@@ -75,22 +80,64 @@ def _outputs(site: Site) -> str:
     return "down" if site.role == "feed_forward" else "o"
 
 
+def _named(site: Site) -> dict[str, str]:
+    """``{q, k, v, o, up or down: path}`` of a site's linears."""
+    return dict(site.inputs) | ({_outputs(site): site.output} if site.output else {})
+
+
+def linears(bundle: Bundle) -> dict[str, tuple[int, int]]:
+    """``{"component/path": (d, k)}`` of each linear that can carry an adapter.
+
+    Those are the linears of the sites and all of the text encoder's. Others, such as MusicGen's
+    heads, may be read as plain weights, past any adapter on them.
+    """
+    found = {
+        f"{site.component}/{path}": _shape(bundle, site.component, path)
+        for site in bundle.sites_of(SPEC["roles"])
+        for path in _named(site).values()
+    }
+    if "text_encoder" in bundle.components:
+        for path, module in bundle.components["text_encoder"].named_modules():
+            if isinstance(module, nn.Linear) and path:
+                found[f"text_encoder/{path}"] = _shape(bundle, "text_encoder", path)
+    return found
+
+
 def target_paths(bundle: Bundle, config: Config) -> dict[str, list[str]]:
-    """``{component: [path of each linear that gets an adapter]}``."""
+    """``{component: [path of each linear that gets an adapter]}``.
+
+    Raises:
+        UserError: a path of ``config.paths`` that the base does not have.
+    """
     found: dict[str, list[str]] = {}
+    if config.paths:
+        known = linears(bundle)
+        for name in config.paths:
+            if name not in known:
+                raise UserError(f"the base has no linear '{name}'", _nearest(name, known))
+            component, path = name.split("/", 1)
+            found.setdefault(component, []).append(path)
+        return found
     for site in bundle.sites_of(config.roles):
         if site.role not in SPEC["roles"]:
             continue
-        named = dict(site.inputs) | ({_outputs(site): site.output} if site.output else {})
-        paths = [path for short, path in named.items() if short in config.targets]
+        paths = [path for short, path in _named(site).items() if short in config.targets]
         found.setdefault(site.component, []).extend(paths)
     return {component: paths for component, paths in found.items() if paths}
 
 
+def _nearest(name: str, known: Mapping[str, Any]) -> str:
+    close = did_you_mean(name, known)
+    some = ", ".join(sorted(known)[:2])
+    # There are hundreds: two show the form.
+    return close if close.startswith("did") else f"there are e.g. {some}"
+
+
 def _shape(bundle: Bundle, component: str, path: str) -> tuple[int, int]:
     """``(d, k)`` of a linear."""
-    weight: Any = bundle.components[component].get_submodule(path).weight
-    return int(weight.shape[0]), int(weight.shape[1])
+    linear: Any = bundle.components[component].get_submodule(path)
+    # Not the weight's own shape: four-bit weights are packed.
+    return int(linear.out_features), int(linear.in_features)
 
 
 def check(bundle: Bundle, config: Config) -> list[Fault]:
@@ -114,6 +161,12 @@ def check(bundle: Bundle, config: Config) -> list[Fault]:
         )
     if config.alpha < 0:
         faults.append(Fault("method.alpha", f"{config.alpha} is below 0", "usual: the rank"))
+    known = linears(bundle) if config.paths else {}
+    if unknown := [name for name in config.paths if name not in known]:
+        return faults + [
+            Fault("method.paths", f"the base has no linear '{name}'", _nearest(name, known))
+            for name in unknown
+        ]
     paths = target_paths(bundle, config)
     if not paths and not faults:
         faults.append(
@@ -137,6 +190,28 @@ def attach(bundle: Bundle, config: Config, seed: int | None = 0) -> LoraAdapter:
     return LoraAdapter(bundle, config, seed or 0)
 
 
+def _lora_config(config: Config, paths: list[str]) -> LoraConfig:
+    return LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha or config.rank,  # type: ignore[arg-type]
+        lora_dropout=config.dropout,
+        use_rslora=config.rslora,
+        use_dora=config.dora,
+        target_modules=list(paths),
+        bias="none",
+    )
+
+
+def _plain(config: PeftConfig) -> dict[str, Any]:
+    """A configuration as PEFT itself writes it."""
+    values = config.to_dict()
+    targets = values["target_modules"]
+    values["target_modules"] = sorted(targets) if not isinstance(targets, str) else targets
+    return {
+        key: getattr(value, "value", value) for key, value in values.items() if not callable(value)
+    }
+
+
 class LoraAdapter(Adapter):
     """PEFT tuners on the components, one each."""
 
@@ -147,21 +222,11 @@ class LoraAdapter(Adapter):
         # DoRA normalises by the merged weight: the sum of two is not the effect of both.
         self.linear = not config.dora
         self._tuners: dict[str, LoraModel] = {}
+        self._quantized = bundle.quantized
         with seeded(seed):
             for component, paths in target_paths(bundle, config).items():
                 module = bundle.components[component]
-                self._tuners[component] = LoraModel(module, self._lora_config(paths), _NAME)
-
-    def _lora_config(self, paths: list[str]) -> LoraConfig:
-        return LoraConfig(
-            r=self.config.rank,
-            lora_alpha=self.config.alpha or self.config.rank,  # type: ignore[arg-type]
-            lora_dropout=self.config.dropout,
-            use_rslora=self.config.rslora,
-            use_dora=self.config.dora,
-            target_modules=list(paths),
-            bias="none",
-        )
+                self._tuners[component] = LoraModel(module, _lora_config(config, paths), _NAME)
 
     def _layers(self) -> list[LoraLayer]:
         return [
@@ -209,6 +274,11 @@ class LoraAdapter(Adapter):
             layer.set_scale(_NAME, strength)
 
     def merge(self) -> None:
+        if self._quantized:
+            raise UserError(
+                f"the base is in {self._quantized}: rounded to that, the change would be lost",
+                "merge into the full-precision weights, as `tunesmith merge` does",
+            )
         if any(layer.disable_adapters for layer in self._layers()):
             self.detach()  # at strength 0 of a DoRA; merging would bring it back
         for tuner in self._tuners.values():
@@ -221,24 +291,69 @@ class LoraAdapter(Adapter):
         self._tuners = {}
 
     def peft_config(self, component: str) -> Mapping[str, Any] | None:
-        config = self._tuners[component].peft_config[_NAME].to_dict()
-        targets = config["target_modules"]
-        config["target_modules"] = sorted(targets) if not isinstance(targets, str) else targets
-        return {
-            key: getattr(value, "value", value)
-            for key, value in config.items()
-            if not callable(value)
-        }
+        return _plain(self._tuners[component].peft_config[_NAME])
 
 
 def delta(state: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
     """ΔW = s·BA of each linear, from one component's saved tensors: ``{path: [d, k]}``."""
     found = {}
     for name, down in state.items():
-        if name.endswith(".lora_A.weight"):
-            root = name.removesuffix(".lora_A.weight")
-            up = state[f"{root}.lora_B.weight"]
+        if name.endswith(_DOWN):
+            root = name.removesuffix(_DOWN)
+            up = state[f"{root}{_UP}"]
             found[root.removeprefix(f"{_PREFIX}model.")] = config.scale * (up @ down)
+    return found
+
+
+def factors(state: State, config: Config) -> Factors:
+    """``{"component/path": (A [r, k], s·B [d, r])}`` of an adapter, from its saved tensors.
+
+    Raises:
+        UserError: a DoRA, whose change is no product of the two.
+    """
+    if config.dora:
+        raise UserError(
+            "a DoRA is not linear: it rescales each row of the whole weight",
+            "make a LoRA of it first: `tunesmith extract ADAPTER --rank R -o OUT`",
+        )
+    found = {}
+    for component, tensors in state.items():
+        for name, down in tensors.items():
+            if name.endswith(_DOWN):
+                root = name.removesuffix(_DOWN)
+                path = root.removeprefix(f"{_PREFIX}model.")
+                found[f"{component}/{path}"] = (down, config.scale * tensors[f"{root}{_UP}"])
+    return found
+
+
+def from_factors(factors: Factors, config: Config | None = None) -> tuple[Config, State]:
+    """The adapter that makes these changes: one rank, scale 1, each linear by its path.
+
+    Args:
+        factors: of any ranks; zeros fill up the smaller.
+        config: further settings to keep (``dora``).
+    """
+    same = padded(factors)
+    rank = next(iter(same.values()))[0].shape[0]
+    config = replace(
+        config or Config(), rank=rank, alpha=float(rank), rslora=False, paths=tuple(sorted(same))
+    )
+    state: dict[str, dict[str, Tensor]] = {}
+    for name, (down, up) in same.items():
+        component, path = name.split("/", 1)
+        root = f"{_PREFIX}model.{path}"
+        tensors = state.setdefault(component, {})
+        tensors[f"{root}{_DOWN}"], tensors[f"{root}{_UP}"] = down.contiguous(), up.contiguous()
+    return config, state
+
+
+def peft_files(config: Config, state: State) -> dict[str, dict[str, Any]]:
+    """``{component: what PEFT's adapter_config.json says}`` of saved tensors, without a base."""
+    found = {}
+    for component, tensors in state.items():
+        roots = [name.removesuffix(_DOWN) for name in tensors if name.endswith(_DOWN)]
+        paths = [root.removeprefix(f"{_PREFIX}model.") for root in roots]
+        found[component] = _plain(_lora_config(config, paths))
     return found
 
 
@@ -259,6 +374,10 @@ __all__ = [
     "attach",
     "check",
     "delta",
+    "factors",
+    "from_factors",
+    "linears",
     "parameter_count",
+    "peft_files",
     "target_paths",
 ]

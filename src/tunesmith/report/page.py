@@ -128,6 +128,8 @@ class Report:
         pitfalls: warnings.
         data: summary of the data set, name to value.
         settings: the resolved configuration, nested as it is.
+        recipe: the recipe's ``name``, ``summary``, usual ``steps`` and ``changes``: settings that are
+            not what it says.
         rights: licence and rights.
         versions: package to version.
     """
@@ -143,6 +145,7 @@ class Report:
     pitfalls: Sequence[Pitfall] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] | None = None
     rights: Rights | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
 

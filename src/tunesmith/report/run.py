@@ -96,6 +96,7 @@ def run_report(
         pitfalls=pitfalls,
         data=_data(facts),
         settings=facts["config"],
+        recipe=facts.get("recipe"),
         rights=Rights(base["licence"], card["rights"], notes),
         versions=facts["versions"],
     )
@@ -112,11 +113,13 @@ def preview_rows(folder: Path) -> list[Row]:
         if last.is_file():
             made_of = read_made_of(first)
             after = f"after ({int(steps[-1].name.removeprefix('step-'))} steps)"
+            asked = str(read_made_of(last).get("asked", ""))
+            said = f"asked as: {asked}" if asked not in ("", made_of.get("prompt")) else ""
             rows.append(
                 Row(
                     str(made_of.get("prompt", "")),
                     made_of.get("seed"),
-                    [Track("base", first), Track(after, last)],
+                    [Track("base", first), Track(after, last, said)],
                 )
             )
     return rows
@@ -159,5 +162,10 @@ def _data(facts: dict[str, Any]) -> dict[str, Any]:
         if part["clips"]:
             told[name] = (
                 f"{part['clips']} clips, {part['seconds'] / 60:.1f} min, {part['recordings']} recordings"
+            )
+    for side, name in (("train", "training"), ("valid", "validation")):
+        if one := (facts.get("chosen") or {}).get(side):
+            told[f"best of {name}"] = (
+                f"{one['kept']} of {one['of']} clips, with {one['lowest_kept']:g} points or more of 100"
             )
     return told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import time
 from functools import cache
@@ -75,6 +76,14 @@ def products_per_s(device: torch.device, dtype: torch.dtype) -> float:
         torch.nn.functional.linear(left, left)
     torch.cuda.synchronize()
     return 5 * 4096**3 / (time.perf_counter() - begin)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let :func:`peak_memory_bytes` begin anew from what is in use now, where the system can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -8,22 +8,20 @@ on exactly there.
 from __future__ import annotations
 
 import math
-import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tunesmith.config import TrainConfig
 from tunesmith.errors import Diverged, Stopped
 from tunesmith.families._bundle import Bundle
 from tunesmith.methods._adapter import Adapter
-from tunesmith.randomness import own_generators
+from tunesmith.objectives.mixture import sum_counts, total_loss
 from tunesmith.training.checkpoint import (
     Checkpoints,
     Snapshot,
@@ -31,8 +29,11 @@ from tunesmith.training.checkpoint import (
     restore_optimizer,
 )
 from tunesmith.training.log import MetricLog
-from tunesmith.training.sampler import Sampler, stable_seed, with_drawn_caption
+from tunesmith.training.measure import forward, mean_loss, own_randomness, seed_everything
+from tunesmith.training.optimizer import build_optimizer
+from tunesmith.training.sampler import stable_seed
 from tunesmith.training.schedule import learning_rate
+from tunesmith.training.streams import MAIN, Stream, Streams
 from tunesmith.types import Batch, Example, Loss
 
 
@@ -83,34 +84,17 @@ class Intervals:
 
 @dataclass(frozen=True, slots=True)
 class Sets:
-    """The encoded clips of a run; each entry is fetched when it is needed."""
+    """The encoded clips of a run; each entry is fetched when it is needed.
 
-    train: Sequence[Example]
+    Attributes:
+        train: what is trained on, the clips to be learned first.
+        valid: clips that say how well they are learned.
+        general: clips that say what is forgotten.
+    """
+
+    train: Sequence[Stream]
     valid: Sequence[Example]
     general: Sequence[Example]
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python's, NumPy's and torch's generators: library modules draw from all three."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-@contextmanager
-def own_randomness() -> Iterator[None]:
-    """Put all three generators back afterwards: a caller's own numbers are none of ours."""
-    with torch.random.fork_rng(), own_generators():
-        yield
-
-
-def total_loss(terms: Loss, counts: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Σ over terms of weight · sum / count, the counts being those of the whole global batch."""
-    parts = [
-        weights.get(name, 1.0) * sums.sum() / counts[name].clamp(min=1)
-        for name, (sums, _) in terms.items()
-    ]
-    return torch.stack(parts).sum()
 
 
 class Loop:
@@ -136,7 +120,6 @@ class Loop:
         bundle: Bundle,
         adapter: Adapter,
         sets: Sets,
-        lengths: Sequence[int],
         train: TrainConfig,
         intervals: Intervals,
         *,
@@ -155,10 +138,8 @@ class Loop:
         self.stop, self.preview, self.on_event = stop, preview, on_event
         self.names = adapter.parameters()
         self.state = State()
-        self.sampler = Sampler(lengths, train.batch_size, seed, train.bucket)
-        self.optimizer = torch.optim.AdamW(
-            _groups(self.names, train.weight_decay), lr=train.lr, betas=train.betas, foreach=True
-        )
+        self.streams = Streams(sets.train, seed, train.bucket)
+        self.optimizer = build_optimizer(self.names, adapter.rates(), train)
         self.averaged = (
             {name: p.detach().clone() for name, p in self.names.items()} if train.ema else {}
         )
@@ -226,7 +207,7 @@ class Loop:
         )
         if wanted and state.previewed_at < state.step:
             assert self.preview is not None
-            with self.weights_in_use():
+            with self.weights_in_use(), self._base_at_start():
                 self.preview(state.step)
             state.previewed_at = state.step
             self.on_event("preview", {"step": state.step})
@@ -235,42 +216,43 @@ class Loop:
 
     def _step(self) -> None:
         begin = time.perf_counter()
-        step, accumulate = self.state.step, self.settings.accumulate
-        batches, clips = [], 0
-        for part in range(accumulate):
-            epoch, indices = self.sampler.batch(step * accumulate + part)
-            examples = [self.sets.train[index] for index in indices]
-            seeds = [stable_seed(self.seed, example.clip_id, epoch) for example in examples]
-            told = list(map(with_drawn_caption, examples, seeds))
-            batches.append(self.bundle.collate(told, seeds, self.settings.caption_dropout))
-            clips += len(examples)
-        counts = _sum_counts(self.bundle.module.count(batch) for batch in batches)
-        counts = {name: value.to(self.bundle.device) for name, value in counts.items()}
-
-        rate = learning_rate(self.settings, step, self.intervals.total)
+        step, train = self.state.step, self.settings
+        rate = learning_rate(train, step, self.intervals.total)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         self.optimizer.zero_grad(set_to_none=True)
         self.bundle.module.train()
-        loss = torch.zeros((), device=self.bundle.device)
-        for part, batch in enumerate(batches):
-            # Dropout and the like draw from global generators; seeded by position, they need no saving.
-            seed_everything(stable_seed(self.seed, "step", step, part))
-            share = total_loss(self._forward(batch), counts, self.bundle.term_weights)
-            share.backward()
-            loss += share.detach()
-        limit = self.settings.clip_norm or math.inf
+        losses: dict[str, float] = {}
+        part, clips, epoch = 0, 0, 0
+        for drawn in self.streams.draw(step, train.accumulate, self.bundle, train.caption_dropout):
+            if drawn.stream.name == MAIN:
+                clips, epoch = drawn.clips, drawn.epoch
+            counts = sum_counts(self.bundle.module.count(batch) for batch in drawn.batches)
+            counts = {name: value.to(self.bundle.device) for name, value in counts.items()}
+            loss = torch.zeros((), device=self.bundle.device)
+            for batch in drawn.batches:
+                # Dropout and the like draw from global generators; seeded by position, they need no
+                # saving.
+                seed_everything(stable_seed(self.seed, "step", step, part))
+                share = total_loss(self._forward(batch), counts, self.bundle.term_weights)
+                (drawn.stream.weight * share).backward()
+                loss += share.detach()
+                part += 1
+            losses[drawn.stream.name] = float(loss)
+        limit = train.clip_norm or math.inf
         norm = nn.utils.clip_grad_norm_(self.names.values(), limit, foreach=True)
-        value, size = float(loss), float(norm)
-        good = math.isfinite(value) and math.isfinite(size)
+        value, size = losses.pop(MAIN), float(norm)
+        good = all(map(math.isfinite, (value, size, *losses.values())))
         if good:
             self.optimizer.step()
+            self.adapter.after_step(rate)
             self._average()
         self.state.step += 1
         seconds = time.perf_counter() - begin
         self.state.train_s += seconds
         values = {
             "loss": value,
+            **{f"{name}_loss": other for name, other in losses.items()},
             "lr": rate,
             "grad_norm": size,
             "epoch": epoch,
@@ -294,10 +276,7 @@ class Loop:
             )
 
     def _forward(self, batch: Batch) -> Loss:
-        device = self.bundle.device
-        batch = batch.to(device)
-        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.bundle.module(batch)
+        return forward(self.bundle, batch, self.dtype)
 
     def _average(self) -> None:
         if self.averaged:
@@ -306,6 +285,18 @@ class Loop:
             with torch.no_grad():
                 for name, parameter in self.names.items():
                     self.averaged[name].lerp_(parameter, 1 - decay)
+
+    @contextmanager
+    def _base_at_start(self) -> Iterator[None]:
+        """At step 0 the base is what is to be heard, also where a method does not start as it."""
+        if self.state.step or self.adapter.starts_as_base:
+            yield
+            return
+        self.adapter.set_strength(0)
+        try:
+            yield
+        finally:
+            self.adapter.set_strength(1)
 
     @contextmanager
     def weights_in_use(self) -> Iterator[None]:
@@ -359,40 +350,5 @@ class Loop:
 
     def evaluate(self, examples: Sequence[Example]) -> dict[str, float]:
         """Mean loss, and each term's: the same number for the same weights and clips."""
-        batch_size = self.settings.batch_size
-        order = sorted(range(len(examples)), key=lambda index: examples[index].frames)
-        sums: dict[str, float] = {}
-        counts: dict[str, float] = {}
-        was_training = self.bundle.module.training
-        self.bundle.module.eval()
-        with torch.no_grad():
-            for start in range(0, len(order), batch_size):
-                self._check_stop()
-                some = [examples[index] for index in order[start : start + batch_size]]
-                seeds = [stable_seed("valid", example.clip_id) for example in some]
-                seed_everything(stable_seed("valid", start))
-                for name, (total, count) in self._forward(self.bundle.collate(some, seeds)).items():
-                    sums[name] = sums.get(name, 0.0) + float(total.double().sum())
-                    counts[name] = counts.get(name, 0.0) + float(count.double().sum())
-        self.bundle.module.train(was_training)
-        terms = {name: sums[name] / counts[name] for name in sums}
-        weights = self.bundle.term_weights
-        return {
-            "loss": sum(weights.get(name, 1.0) * value for name, value in terms.items())
-        } | terms
-
-
-def _groups(names: Mapping[str, nn.Parameter], decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices only: pulling norms and biases to zero helps nothing."""
-    matrices = [parameter for parameter in names.values() if parameter.ndim >= 2]
-    rest = [parameter for parameter in names.values() if parameter.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
-
-
-def _sum_counts(counts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    total: dict[str, Tensor] = {}
-    for one in counts:
-        for name, count in one.items():
-            total[name] = total.get(name, torch.zeros(())) + count.sum()
-    return total
+        size = self.settings.batch_size
+        return mean_loss(self.bundle, examples, size, self._forward, self._check_stop)

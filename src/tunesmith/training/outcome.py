@@ -38,8 +38,12 @@ def run_facts(
     device: torch.device,
     dtype: torch.dtype,
     trainable_parameters: int,
+    chosen: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What the run stood on: settings, versions, hashes of base and data, hardware."""
+    """What the run stood on: settings, versions, hashes of base and data, hardware.
+
+    ``chosen`` is what :func:`tunesmith.data.quality.best` told of the choice of clips.
+    """
     description = Path(loaded.config.data.path).expanduser() / "dataset.json"
     told = json.loads(description.read_text(encoding="utf-8")) if description.is_file() else {}
     return {
@@ -59,8 +63,10 @@ def run_facts(
             }
             for side, clips in sides.items()
         },
+        "recipe": loaded.recipe.plain() if loaded.recipe else None,
+        "chosen": dict(chosen) if chosen else None,
         "rights": told.get("rights", ""),
-        "trigger": (told.get("settings") or {}).get("trigger") or "",
+        "triggers": _triggers(loaded, told),
         "trainable_parameters": trainable_parameters,
         "device": device_name(device),
         "dtype": str(dtype).removeprefix("torch."),
@@ -68,6 +74,12 @@ def run_facts(
         "versions": {name: _version(name) for name in _PACKAGES}
         | {"python": platform.python_version()},
     }
+
+
+def _triggers(loaded: Loaded, told: Mapping[str, Any]) -> list[str]:
+    """Words that ask for what was learned: of the data set, and of the concept."""
+    words = [(told.get("settings") or {}).get("trigger"), loaded.config.concept.token]
+    return [word for word in dict.fromkeys(words) if word]
 
 
 def _version(package: str) -> str:
@@ -114,7 +126,8 @@ def _save(
             "general_loss": {"base": state.first_general, "last": state.last_general},
         },
         "trainable_parameters": facts["trainable_parameters"],
-        "trigger_tokens": [facts["trigger"]] if facts["trigger"] else [],
+        "trigger_tokens": [*facts["triggers"], *loop.adapter.state().get("tokens", {})],
+        **{name: facts[name] for name in ("recipe", "chosen") if facts.get(name)},
         "rights": facts["rights"],
         "data": {
             side: {k: v for k, v in told.items() if k != "sha256"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tunesmith.errors import UserError
 from tunesmith.families._bundle import Bundle
 from tunesmith.formats.sound import write_sound
 from tunesmith.tasks.generate import generate
@@ -23,6 +24,8 @@ class Previewer:
         settings: sampling.
         stop: polled while generating.
         data_rights: what may be done with the recordings; kept in every file.
+        wording: a prompt as the adapted model is asked, with the word that it was taught; the base
+            is asked without.
     """
 
     def __init__(
@@ -35,17 +38,20 @@ class Previewer:
         settings: GenerationSettings,
         stop: Callable[[], int],
         data_rights: str = "",
+        wording: Callable[[str], str] = lambda text: text,
     ) -> None:
         self.bundle, self.folder, self.prompts = bundle, folder, tuple(prompts)
+        self.asked = [_worded(prompt, wording) for prompt in self.prompts]
         self.seconds, self.seed, self.settings, self.stop = seconds, seed, settings, stop
         self.data_rights = data_rights
 
     def __call__(self, step: int) -> None:
         for index, prompt in enumerate(self.prompts):
             seed = self.seed + index
+            asked = self.asked[index] if step else prompt
             takes = generate(
                 self.bundle,
-                [prompt],
+                [asked],
                 duration_s=self.seconds,
                 seed=seed,
                 settings=self.settings,
@@ -54,6 +60,7 @@ class Previewer:
             for take in takes:
                 made_of = {
                     "prompt": prompt,
+                    "asked": asked,
                     "seed": seed,
                     "step": step,
                     "base": self.bundle.name,
@@ -65,3 +72,10 @@ class Previewer:
                 )
         # The codec is wanted again only at the next preview.
         self.bundle.release_codec()
+
+
+def _worded(prompt: str, wording: Callable[[str], str]) -> str:
+    try:
+        return wording(prompt)
+    except UserError:
+        return prompt  # several words were taught, and the prompt is about none of them

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -12,27 +11,53 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from tunesmith.atomic import disk_error, write_bytes
 from tunesmith.config import Loaded, RunConfig, dump
 from tunesmith.config_source import to_yaml
-from tunesmith.data.encode import encode
+from tunesmith.data.encode import EncodedClips, encode
 from tunesmith.data.load import load_dataset
+from tunesmith.data.quality import best
 from tunesmith.errors import Diverged, ResourceError, UserError
-from tunesmith.families import EMBEDDED, find_base
+from tunesmith.families import find_base
 from tunesmith.families import load as load_base
 from tunesmith.families._bundle import Bundle
 from tunesmith.formats.adapter import check_base, find_adapter, read_state
 from tunesmith.methods._adapter import Adapter
-from tunesmith.registry import plugin
+from tunesmith.methods._together import attach_all
+from tunesmith.registry import plugin, tokens_method
 from tunesmith.training.checkpoint import Checkpoints, is_full_disk
-from tunesmith.training.hardware import best_device, choose_dtype, device_name, peak_memory_bytes
+from tunesmith.training.guards import (
+    anywhere,
+    check_same,
+    check_unchanged,
+    holds_run,
+    locked,
+    memory_mend,
+    memory_message,
+    out_of_memory,
+)
+from tunesmith.training.hardware import (
+    best_device,
+    choose_dtype,
+    device_name,
+    peak_memory_bytes,
+    reset_peak_memory,
+)
 from tunesmith.training.log import MetricLog, check_trackers
-from tunesmith.training.loop import Intervals, Loop, Sets, State, own_randomness
+from tunesmith.training.loop import Intervals, Loop, Sets, State
+from tunesmith.training.measure import forward, mean_loss, own_randomness
 from tunesmith.training.outcome import finish, run_facts
 from tunesmith.training.preview import Previewer
+from tunesmith.training.rare_token import check_rare
+from tunesmith.training.rehearsal import (
+    forgetting_clips,
+    recaptioned,
+    rehearsal_streams,
+    with_concept,
+)
 from tunesmith.training.signals import StopFlag
+from tunesmith.training.streams import MAIN, Stream
 from tunesmith.types import Clip
 
 OnEvent = Callable[[str, Mapping[str, Any]], None]
@@ -81,8 +106,7 @@ def train(
     own = stop or StopFlag()
     folder = Path(loaded.config.out).expanduser()
     event = on_event or (lambda kind, values: None)
-    # A folder in which nothing was trained yet is no run: a mistake may be mended and tried again.
-    if not resume and ((folder / "checkpoints").is_dir() or (folder / "adapter.json").is_file()):
+    if not resume and holds_run(folder):
         raise UserError(
             f"{folder} already holds a run",
             f"go on with --resume {folder}, or give another --out",
@@ -94,10 +118,10 @@ def train(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise disk_error(error, folder) from None
-    with own if stop is None else _nothing(), _locked(folder):
-        text = to_yaml(_anywhere(dump(loaded)))
+    with own if stop is None else _nothing(), locked(folder):
+        text = to_yaml(anywhere(dump(loaded)))
         if resume:
-            _check_same(folder, text)
+            check_same(folder, text)
         else:
             write_bytes(folder / "config.yaml", text.encode())
             (folder / "run.json").unlink(missing_ok=True)  # of an earlier try that never trained
@@ -107,8 +131,8 @@ def train(
         except UserError:
             raise
         except Exception as error:
-            if _out_of_memory(error):
-                raise ResourceError(_memory_message(loaded), _memory_mend(folder)) from error
+            if out_of_memory(error):
+                raise ResourceError(memory_message(loaded), memory_mend(folder)) from error
             if is_full_disk(error):
                 raise ResourceError(
                     f"the disk is full ({error})",
@@ -117,85 +141,9 @@ def train(
             raise
 
 
-def _anywhere(values: dict[str, Any]) -> dict[str, Any]:
-    """The settings with absolute paths, so that a run can be resumed from any folder."""
-    for section, key in (("data", "path"), ("data", "general"), ("base", "name")):
-        path = Path(values[section][key] or "").expanduser()
-        if values[section][key] and path.is_dir() and values[section][key] not in EMBEDDED:
-            values[section][key] = str(path.resolve())
-    return values
-
-
-def _check_same(folder: Path, text: str) -> None:
-    """A run goes on with the settings that it began with, or its second half is another run's."""
-    began = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    now = yaml.safe_load(text)
-    changed = [
-        f"{section}.{key}" if key else section
-        for section in sorted((began.keys() | now.keys()) - {"out"})
-        for key in _differences(began.get(section), now.get(section))
-    ]
-    if changed:
-        raise UserError(
-            f"{folder} was begun with other settings ({', '.join(changed)})",
-            "resume it without them, or start a new run from its weights with init_from",
-        )
-
-
-def _differences(began: Any, now: Any) -> list[str]:
-    if isinstance(began, dict) and isinstance(now, dict):
-        return sorted(key for key in began.keys() | now.keys() if began.get(key) != now.get(key))
-    return [] if began == now else [""]
-
-
-def _check_unchanged(earlier: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """What a run stands on must be what it stood on when it began."""
-    for what, mend in (
-        ("base", "put the base's files back as they were"),
-        ("data", "put the recordings back as they were"),
-    ):
-        if earlier[what] != facts[what]:
-            raise UserError(
-                f"the {what} has changed since this run began",
-                f"{mend}, or start a new run from its weights with init_from",
-            )
-
-
 @contextmanager
 def _nothing() -> Iterator[None]:
     yield
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Two processes in one run folder would tear each other's files."""
-    with (folder / ".lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"another process is training in {folder}", "wait for it, or stop it"
-            ) from None
-        yield
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return "can't allocate memory" in text or "out of memory" in text or "not enough memory" in text
-
-
-def _memory_message(loaded: Loaded) -> str:
-    train = loaded.config.train
-    return f"out of memory with train.batch_size={train.batch_size}, method {loaded.config.method['name']}"
-
-
-def _memory_mend(folder: Path) -> str:
-    return (
-        "halve train.batch_size and double train.accumulate, set train.activation_checkpointing=true, "
-        f"or prepare shorter clips; checkpoints under {folder / 'checkpoints'} are whole"
-    )
 
 
 def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Result:
@@ -208,20 +156,30 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
             f"the weights of '{base.name}' are {base.licence}: no commercial use of what they make"
         )
     device = best_device()
-    bundle = load_base(base, device=device)
+    reset_peak_memory(device)
     facts_file = folder / "run.json"
     earlier = json.loads(facts_file.read_text(encoding="utf-8")) if facts_file.is_file() else {}
     # Measured once a run: a measurement near the edge must not change precision half-way.
     same_device = earlier.get("device") == device_name(device)
     dtype = choose_dtype(earlier["dtype"] if same_device else config.base.dtype, device)
+    bundle = load_base(
+        base,
+        device=device,
+        quantize="" if config.base.quantize == "none" else config.base.quantize,
+        double_quant=config.base.double_quant,
+        compute=dtype,
+    )
     stop.check("stopped before training began; run the same command again")
 
-    clips = load_dataset(Path(config.data.path).expanduser())
-    general = load_dataset(Path(config.data.general).expanduser()) if config.data.general else []
+    place = Path(config.data.path).expanduser()
+    clips, chosen = load_dataset(place), None
+    if config.data.keep_best < 1:
+        event("phase", {"name": "choosing the best clips"})
+        clips, chosen = best(clips, place, config.data.keep_best)
     sides = {
         "train": [clip for clip in clips if clip.split == "train"],
         "valid": [clip for clip in clips if clip.split == "valid"],
-        "general": general,
+        "general": forgetting_clips(config),
     }
     if not sides["train"]:
         raise UserError(
@@ -238,14 +196,6 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
             f"{long} of {len(clips)} clips are longer than {bundle.max_s:g} s, and only the first "
             f"{bundle.max_s:g} s are used: `tunesmith prepare --base {base.name}` cuts them to fit"
         )
-    sets = _encode(sides, bundle, stop, event)
-    bundle.release_codec()
-
-    module = plugin("methods", config.method["name"]).load()
-    adapter = module.attach(bundle, loaded.method_config, config.seed)
-    if config.train.activation_checkpointing:
-        bundle.checkpoint_activations(True)
-    plan = intervals(config, len(sides["train"]))
     checkpoints = Checkpoints(
         folder / "checkpoints",
         config.train.keep_checkpoints,
@@ -253,6 +203,37 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
     )
     found = checkpoints.newest()
     snapshot = checkpoints.load(found[0]) if found else None
+
+    method = plugin("methods", config.method["name"])
+    if config.concept.token is not None and config.concept.check and snapshot is None:
+        check_rare(bundle, config.concept, config.seed, stop)
+    seconds = [min(clip.duration_s, bundle.max_s) for clip in sides["train"]]
+    others = rehearsal_streams(config, bundle, seconds, stop, event)
+    starts_as_base = method.spec["identity_at_start"] and loaded.tokens_config is None
+    before = {}
+    if snapshot is None and not starts_as_base:
+        before = _base_losses(config, sides, bundle, dtype, stop, event)
+    adapter = attach_all(
+        bundle,
+        method.load(),
+        loaded.method_config,
+        tokens_method().load() if loaded.tokens_config is not None else None,
+        loaded.tokens_config,
+        config.seed,
+    )
+    # Encoded now, with the adapter on: a caption may hold a token that the base does not know.
+    named = {
+        side: recaptioned(some, lambda text: adapter.caption(with_concept(text, config.concept)))
+        for side, some in sides.items()
+        if side != "general"
+    }
+    encoded = _encode({**sides, **named}, bundle, stop, event)
+    main = Stream(MAIN, encoded["train"], encoded["train"].lengths, config.train.batch_size)
+    sets = Sets([main, *others], encoded["valid"], encoded["general"])
+    bundle.release_codec()
+    if config.train.activation_checkpointing:
+        bundle.checkpoint_activations(True)
+    plan = intervals(config, len(sides["train"]))
     if config.init_from and not snapshot:
         _warm_start(adapter, config.init_from, bundle)
     for remark in found[1] if found else []:
@@ -263,12 +244,14 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
     )
 
     count = sum(p.numel() for p in adapter.parameters().values())
-    facts = run_facts(loaded, bundle, sides, device, dtype, count)
+    facts = run_facts(loaded, bundle, sides, device, dtype, count, chosen)
     if snapshot and earlier:
-        _check_unchanged(earlier, facts)
+        check_unchanged(earlier, facts)
+        facts["recipe"] = earlier.get("recipe")  # now all settings come from the run's own file
     preview = None
     if config.preview.every != 0:
-        preview = _previewer(loaded, bundle, sides["train"], folder, stop, facts["rights"])
+        clips = sides["train"]
+        preview = _previewer(loaded, bundle, adapter, clips, folder, stop, facts["rights"])
     write_bytes(facts_file, (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
 
     # From here on the run's files are written to: all that can be refused has been.
@@ -277,8 +260,7 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
         loop = Loop(
             bundle,
             adapter,
-            sets[0],
-            sets[1],
+            sets,
             config.train,
             plan,
             seed=config.seed,
@@ -292,6 +274,10 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
         )
         if snapshot:
             loop.restore(snapshot)
+        elif before:
+            loop.state.first_loss = before.get("loss")
+            loop.state.first_general = before.get("general_loss")
+            log.write("base", 0, **before)
         event(
             "start",
             {
@@ -314,7 +300,7 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
 
 def _encode(
     sides: Mapping[str, list[Clip]], bundle: Bundle, stop: StopFlag, event: OnEvent
-) -> tuple[Sets, list[int]]:
+) -> dict[str, EncodedClips]:
     total = sum(map(len, sides.values()))
     encoded, before = {}, 0
     for side, clips in sides.items():
@@ -327,7 +313,32 @@ def _encode(
             ),
         )
         before += len(clips)
-    return Sets(encoded["train"], encoded["valid"], encoded["general"]), encoded["train"].lengths
+    return encoded
+
+
+def _base_losses(
+    config: RunConfig,
+    sides: Mapping[str, list[Clip]],
+    bundle: Bundle,
+    dtype: torch.dtype,
+    stop: StopFlag,
+    event: OnEvent,
+) -> dict[str, float]:
+    """Loss of the bare base, with the captions as they are: what a method that does not start as
+    the base has to be compared with."""
+    encoded = _encode({side: sides[side] for side in ("valid", "general")}, bundle, stop, event)
+    found = {}
+    for side, prefix in (("valid", ""), ("general", "general_")):
+        if sides[side]:
+            values = mean_loss(
+                bundle,
+                encoded[side],
+                config.train.batch_size,
+                lambda batch: forward(bundle, batch, dtype),
+                lambda: stop.check("stopped before training began; run the same command again"),
+            )
+            found |= {prefix + name: value for name, value in values.items()}
+    return found
 
 
 def intervals(config: RunConfig, clips: int) -> Intervals:
@@ -344,12 +355,19 @@ def intervals(config: RunConfig, clips: int) -> Intervals:
 
 
 def _previewer(
-    loaded: Loaded, bundle: Bundle, clips: list[Clip], folder: Path, stop: StopFlag, rights: str
+    loaded: Loaded,
+    bundle: Bundle,
+    adapter: Adapter,
+    clips: list[Clip],
+    folder: Path,
+    stop: StopFlag,
+    rights: str,
 ) -> Previewer:
     preview = loaded.config.preview
     captions = list(dict.fromkeys(clip.caption for clip in clips))
-    # Far apart in the data: the first two captions are often one recording's.
-    prompts = preview.prompts or tuple(dict.fromkeys([captions[0], captions[len(captions) // 2]]))
+    # Far apart in the data: the first captions are often one recording's.
+    apart = [captions[index * len(captions) // preview.count] for index in range(preview.count)]
+    prompts = preview.prompts or tuple(dict.fromkeys(apart))
     seconds = preview.seconds or min(5.0, bundle.max_s)
     if seconds > bundle.max_s:
         raise UserError(
@@ -360,7 +378,15 @@ def _previewer(
     if preview.guidance is not None:
         settings = replace(settings, guidance=preview.guidance)
     return Previewer(
-        bundle, folder / "previews", prompts, seconds, preview.seed, settings, stop, rights
+        bundle,
+        folder / "previews",
+        prompts,
+        seconds,
+        preview.seed,
+        settings,
+        stop,
+        rights,
+        lambda text: adapter.caption(with_concept(text, loaded.config.concept)),
     )
 
 

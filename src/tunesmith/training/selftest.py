@@ -15,9 +15,10 @@ import torch
 
 from tunesmith.families._bundle import Bundle
 from tunesmith.methods._adapter import Adapter
+from tunesmith.objectives.mixture import total_loss
 from tunesmith.registry import plugin
 from tunesmith.training.hardware import free_memory_bytes, peak_memory_bytes
-from tunesmith.training.loop import own_randomness, seed_everything, total_loss
+from tunesmith.training.measure import own_randomness, seed_everything
 from tunesmith.types import Audio, Example, GenerationSettings
 
 

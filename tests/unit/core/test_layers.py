@@ -92,8 +92,7 @@ def test_no_family_and_no_method_is_named_where_all_are_meant():
     names = [path.stem for path in (ROOT / "methods").glob("[a-z]*.py")]
     names += [path.name for path in (ROOT / "families").iterdir() if path.name[0] not in "_."]
     for folder in ("training", "data", "formats", "config", "tasks"):
-        files = [ROOT / f"{folder}.py"] if folder == "config" else (ROOT / folder).glob("*.py")
-        for path in files:
+        for path in (ROOT / folder).glob("*.py"):
             for line, module in imports(path):
                 last = module.rpartition(".")[2]
                 assert last not in names, f"{path.name}:{line} imports {module}"

@@ -269,10 +269,10 @@ def test_a_full_disk_stops_the_run_and_it_goes_on_later(
 
 
 def test_early_stopping(settings: Settings, tmp_path: Path):
-    wanted = settings(train__lr=0.5, train__steps=40, train__eval_every=1, train__patience=2)
+    wanted = settings(train__lr=0.5, train__steps=100, train__eval_every=1, train__patience=2)
     result = go(wanted)
     assert result.state.stopped_early
-    assert result.state.step == result.state.best_step + 2 < 40
+    assert result.state.step == result.state.best_step + 2 < 100
     steps = [line["step"] for line in lines(tmp_path / "run", "valid")]
     assert steps == [*range(result.state.step + 1)]
     again = go(wanted, resume=True)  # a run that has ended stays ended
@@ -438,9 +438,9 @@ def test_init_from_refuses_what_does_not_fit(settings: Settings, tmp_path: Path,
 
 
 def _hold(folder: str, ready: Any, leave: Any) -> None:
-    from tunesmith.training.run import _locked
+    from tunesmith.training.guards import locked
 
-    with _locked(Path(folder)):
+    with locked(Path(folder)):
         ready.set()
         leave.wait(60)
 

@@ -23,9 +23,10 @@ from tunesmith.families.musicgen.bundle import MusicgenBundle
 
 _CODES = 32
 _HEAD_GAIN = 10.0
+_TEXT_GAIN = 10.0
 
 
-def tiny_config(channels: int = 1) -> MusicgenConfig:
+def tiny_config(channels: int = 1, width: int = 32) -> MusicgenConfig:
     """Geometry of the tiny model: 1,600 Hz, 50 frames a second, 4 codebooks of 32 codes."""
     codec = EncodecConfig(
         sampling_rate=1600,
@@ -47,10 +48,10 @@ def tiny_config(channels: int = 1) -> MusicgenConfig:
     )
     decoder = MusicgenDecoderConfig(
         vocab_size=_CODES,
-        hidden_size=32,
+        hidden_size=width,
         num_hidden_layers=2,
         num_attention_heads=2,
-        ffn_dim=64,
+        ffn_dim=2 * width,
         dropout=0.0,
         max_position_embeddings=256,
         num_codebooks=4 * channels,
@@ -74,16 +75,23 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_model(seed: int = 0, channels: int = 1) -> MusicgenForConditionalGeneration:
+def tiny_model(
+    seed: int = 0, channels: int = 1, width: int = 32
+) -> MusicgenForConditionalGeneration:
     """The plain library's model with random weights, drawn from ``seed`` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: Any = MusicgenForConditionalGeneration(tiny_config(channels))
+        model: Any = MusicgenForConditionalGeneration(tiny_config(channels, width))
         _fit_codebooks(model.audio_encoder)
         with torch.no_grad():
             for head in model.decoder.lm_heads:
                 # Fresh heads are so small that no adapter beneath them could say anything.
                 head.weight.mul_(_HEAD_GAIN)
+            # And fresh weights let so little of a text through that no word would make a difference.
+            model.enc_to_dec_proj.weight.mul_(_TEXT_GAIN)
+            for layer in model.decoder.model.decoder.layers:
+                layer.encoder_attn.v_proj.weight.mul_(_TEXT_GAIN)
+                layer.encoder_attn.out_proj.weight.mul_(_TEXT_GAIN)
     return model
 
 
@@ -103,9 +111,9 @@ def _fit_codebooks(codec: Any) -> None:
         left = left - codes.decode(codes.encode(left))
 
 
-def tiny_bundle(seed: int = 0, *, channels: int = 1) -> MusicgenBundle:
+def tiny_bundle(seed: int = 0, *, channels: int = 1, width: int = 32) -> MusicgenBundle:
     """A :class:`MusicgenBundle` around :func:`tiny_model`."""
-    model = tiny_model(seed, channels)
+    model = tiny_model(seed, channels, width)
     codec: Any = copy.deepcopy(model.audio_encoder)
     return MusicgenBundle(
         model.requires_grad_(False),

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,18 +17,26 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
+    EncodecFeatureExtractor,
     EncodecModel,
     MusicgenConfig,
     MusicgenForConditionalGeneration,
+    MusicgenProcessor,
 )
+from transformers.models.musicgen.modeling_musicgen import MusicgenDecoder, MusicgenDecoderLayer
 from transformers.utils import logging as transformers_logging
 
 from tunesmith.errors import UserError
+from tunesmith.families._attention import make_joinable
 from tunesmith.families._bases import Base, fingerprint
 from tunesmith.families._bundle import Bundle
+from tunesmith.families._tokens import Vocabulary
 from tunesmith.families.musicgen.decode import sample_codes, stepwise_difference
 from tunesmith.families.musicgen.loss import MusicgenLoss
 from tunesmith.types import Audio, Batch, Example, GenerationSettings, Role, Site
+
+# The module that T5's forward calls; ``shared`` has the same weights, and nobody asks it anything.
+_TEXT_TABLE = "encoder.embed_tokens"
 
 
 class MusicgenBundle(Bundle):
@@ -61,8 +70,11 @@ class MusicgenBundle(Bundle):
         self._load_codec = load_codec
         self._codec_config: Any = model.config.audio_encoder
         model.audio_encoder = None  # type: ignore[assignment]
+        make_joinable(model.decoder)
         self.module = MusicgenLoss(model)
         self.tokenizer = tokenizer
+        text: Any = model.text_encoder
+        self._words = Vocabulary(tokenizer, rows=int(text.config.vocab_size))
         self.name, self.base_hash, self.licence = name, base_hash, licence
         self._codec_hash, self._text_hash = codec_hash, text_hash
         self.channels = int(model.decoder.config.audio_channels)
@@ -90,7 +102,8 @@ class MusicgenBundle(Bundle):
 
     @property
     def text_hash(self) -> str:
-        return self._text_hash
+        embedding = self.components["text_encoder"].get_submodule(_TEXT_TABLE)
+        return self._words.fingerprint(self._text_hash, embedding)
 
     @property
     def codec(self) -> Any:
@@ -134,9 +147,7 @@ class MusicgenBundle(Bundle):
         was_training = encoder.training
         encoder.eval()
         for caption in captions:
-            ids = self.tokenizer(
-                caption, return_tensors="pt", truncation=True, max_length=512
-            ).input_ids
+            ids = torch.tensor([self._words.ids(caption)])
             state = encoder(input_ids=ids.to(self.device)).last_hidden_state[0]
             states.append({"ids": ids[0], "states": state.float().cpu()})
         encoder.train(was_training)
@@ -207,6 +218,42 @@ class MusicgenBundle(Bundle):
     def mismatch(self, wanted: Tensor, given: Tensor) -> float:
         return float((wanted.long() != given.long()).double().mean())
 
+    def set_dropout(self, share: float) -> None:
+        for part in (self.module.model.decoder, self.module.model.text_encoder):
+            for module in part.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = share
+                # The decoder's blocks keep theirs as a number. That of attention stays as it is: with
+                # one, the memory-saving kernels cannot be used.
+                elif isinstance(module, MusicgenDecoder | MusicgenDecoderLayer):
+                    module.dropout = share
+
+    def text_pieces(self, text: str) -> list[str]:
+        return self._words.pieces(text)
+
+    def text_ids(self, text: str) -> list[int]:
+        return self._words.known_ids(text)
+
+    def use_tokens(self, tokens: Mapping[str, int]) -> Mapping[str, tuple[int, ...]]:
+        return self._words.use(tokens)
+
+    def export(self, folder: Path) -> None:
+        model = self.module.model
+        model.audio_encoder = self.codec
+        try:
+            with _quiet():
+                model.save_pretrained(folder)
+        finally:
+            model.audio_encoder = None
+        source = Path(model.name_or_path)
+        names = ("preprocessor_config.json", "processor_config.json")
+        if model.name_or_path and any((source / name).is_file() for name in names):
+            sound = EncodecFeatureExtractor.from_pretrained(source)
+        else:
+            sound = EncodecFeatureExtractor(self.channels, self.sample_rate_hz, padding_side="left")
+        MusicgenProcessor(sound, self.tokenizer).save_pretrained(folder)
+        sound.save_pretrained(folder)  # where older releases of the library look for it
+
     def checkpoint_activations(self, enabled: bool) -> None:
         decoder = self.module.model.decoder
         # transformers 5.23 renamed these; before, only the old names are there.
@@ -236,7 +283,7 @@ def _sites(model: Any) -> tuple[Site, ...]:
             Site("feed_forward", layer, "decoder", {"up": f"{root}.fc1"}, f"{root}.fc2", width)
         )
     text_width = int(model.text_encoder.config.d_model)
-    found.append(Site("text_embedding", -1, "text_encoder", {"table": "shared"}, "", text_width))
+    found.append(Site("text_embedding", -1, "text_encoder", {"table": _TEXT_TABLE}, "", text_width))
     if hasattr(model, "enc_to_dec_proj"):
         found.append(Site("conditioner", -1, "conditioner", {}, "", width))
     return tuple(found)

@@ -103,7 +103,7 @@ def sample_codes(
 
     Args:
         module: the loss module whose decoder is sampled; training mode is left as it was.
-        text: conditioning of the prompts, as ``collate`` makes it.
+        text: conditioning of the prompts, as ``collate`` makes it, encoded just now.
         frames: length, the given part included.
         seeds: one per row.
         settings: guidance and sampling.
@@ -119,11 +119,13 @@ def sample_codes(
     full = torch.full((batch,), frames, device=device)
     tokens, _ = apply_delay(template, full, module.shifts, module.pad)
 
-    states, mask = module.text_states({name: value.to(device) for name, value in text.items()})
+    text = {name: value.to(device) for name, value in text.items()}
+    states, mask = module.text_states(text, fresh=True)
     guided = settings.guidance != 1
     if guided:
         states = torch.cat([states, torch.zeros_like(states)])
         mask = torch.cat([mask, torch.zeros_like(mask)])
+    states, mask = module.joined_text(states, mask)
     heads = module.heads()
     streams = _Streams(seeds)
     cache = EncoderDecoderCache(Cache(layer_class_to_replicate=_InPlace), DynamicCache())
@@ -165,7 +167,7 @@ def stepwise_difference(module: MusicgenLoss, text: Mapping[str, Tensor], codes:
     text = {name: value.to(device) for name, value in text.items()}
     heads = module.heads()
     whole = torch.einsum("bld,kvd->blkv", module.hidden(tokens[..., :-1], text), heads)
-    states, mask = module.text_states(text)
+    states, mask = module.joined_text(*module.text_states(text))
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
     worst = 0.0
     for position in range(tokens.shape[-1] - 1):

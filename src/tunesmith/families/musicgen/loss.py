@@ -29,16 +29,20 @@ class MusicgenLoss(LossModule):
         decoder = self.model.decoder.config
         self.shifts = delays(decoder.num_codebooks, decoder.audio_channels)
         self.pad = int(decoder.pad_token_id)
+        self.register_module("joined_states", None)
 
-    def text_states(self, text: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def text_states(
+        self, text: Mapping[str, Tensor], *, fresh: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Projected text states ``[B, S, D]`` and their mask ``[B, S]``.
 
         Cached states are used only while nothing upstream of them trains; otherwise the encoder
-        runs, so that its gradient is real.
+        runs, so that its gradient is real. ``fresh`` says that they were encoded just now.
         """
         mask = text["mask"]
-        if any(parameter.requires_grad for parameter in self.model.text_encoder.parameters()):
-            live = self.model.text_encoder(input_ids=text["ids"], attention_mask=text["present"])
+        encoder = self.model.text_encoder
+        if not fresh and any(parameter.requires_grad for parameter in encoder.parameters()):
+            live = encoder(input_ids=text["ids"], attention_mask=text["present"])
             states = live.last_hidden_state
         else:
             states = text["states"]
@@ -48,9 +52,13 @@ class MusicgenLoss(LossModule):
         # As in generation: an unconditional row is zero after the projection and masked as well.
         return states * mask[..., None].to(states.dtype), mask
 
+    def joined_text(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """What cross-attention reads: text states and mask, after the child ``joined_states``."""
+        return (states, mask) if self.joined_states is None else self.joined_states(states, mask)
+
     def hidden(self, tokens: Tensor, text: Mapping[str, Tensor]) -> Tensor:
         """Last hidden states ``[B, L, D]`` for tokens ``[B, K, L]``, all positions at once."""
-        states, mask = self.text_states(text)
+        states, mask = self.joined_text(*self.text_states(text))
         return self.model.decoder.model(
             input_ids=tokens.flatten(0, 1),
             encoder_hidden_states=states,

@@ -1,0 +1,153 @@
+"""`tunesmith plan` against what runs take: predicted and measured peak memory of 12 configurations.
+
+    python -m bench.plan [--quick] [--only WORD]
+
+Each configuration is planned, and then trained for two steps on noise, by the command line in
+processes of their own with an empty cache. musicgen-small's geometry has random weights. `--quick`
+does the small base's alone and records nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench._results import Row, parser, record
+
+CPU_SHARE, CPU_BYTES = 0.25, 400e6
+CUDA_SHARE = 0.15
+SMALL = "musicgen-small"
+_STEPS = ("train.steps=2", "train.eval_every=2", "train.checkpoint_every=2", "preview.every=0")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One configuration: base, method, clips in a batch, their length, further settings."""
+
+    base: str
+    method: str
+    batch: int
+    seconds: float
+    settings: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        words = [self.base, self.method, f"batch {self.batch} of {self.seconds:g} s"]
+        return ", ".join([*words, *self.settings])
+
+
+_CHECKPOINTING = "train.activation_checkpointing=true"
+CASES = (
+    Case("pocket", "lora", 4, 5),
+    Case("pocket", "lora", 8, 10, ("method.rank=64",)),
+    Case("pocket", "lora", 2, 2, ("method.rank=128", "method.targets=[q, k, v, o, up, down]")),
+    Case("pocket", "full", 8, 5),
+    Case("pocket", "full", 4, 10, (_CHECKPOINTING,)),
+    Case(SMALL, "lora", 1, 10, ("method.rank=4",)),
+    Case(SMALL, "lora", 2, 10, ("method.rank=16",)),
+    Case(SMALL, "lora", 4, 10, ("method.rank=16", _CHECKPOINTING)),
+    Case(SMALL, "lora", 1, 30, ("method.rank=64",)),
+    Case(SMALL, "lora", 8, 2, ("method.rank=128",)),
+    Case(SMALL, "full", 2, 2),
+    Case(SMALL, "lora", 1, 10, ("method.rank=16", "base.quantize=nf4")),
+)
+
+
+def noise(folder: Path, rate_hz: int, case: Case) -> None:
+    """A data set of noise: one batch to train, one clip to validate."""
+    import numpy as np
+    import soundfile
+
+    random = np.random.default_rng(0)
+    for side, clips in (("train", case.batch), ("valid", 1)):
+        place = folder / side
+        place.mkdir(parents=True)
+        rows = []
+        for number in range(clips):
+            name = f"{side}{number}.flac"
+            samples = random.uniform(-0.3, 0.3, int(rate_hz * case.seconds)).astype(np.float32)
+            soundfile.write(place / name, samples, rate_hz)
+            rows.append({"file_name": name, "text": f"slow noise, number {number}, with much hiss"})
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (place / "metadata.jsonl").write_text(text, encoding="utf-8")
+
+
+def predicted_and_measured(case: Case, base: str, top: Path) -> tuple[int, int]:
+    """Peak bytes as planned, and as the run's process had them."""
+    data = top / "data"
+    noise(data, 16_000 if base == "pocket" else 32_000, case)
+    words = ["--base", base, "--method", case.method, "--data", str(data), *_STEPS]
+    words += ["base.dtype=float32", f"train.batch_size={case.batch}", *case.settings]
+    environment = os.environ | {"TUNESMITH_CACHE": str(top / "cache"), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "tunesmith"]
+    told = subprocess.run(
+        [*command, "plan", "--json", *words], env=environment, capture_output=True, text=True
+    )
+    if told.returncode:
+        raise SystemExit(f"plan of {case.name} failed:\n{told.stderr}")
+    process = subprocess.Popen(
+        [*command, "train", *words, "--out", str(top / "run")],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{case.name} failed:\n{output}")
+    return int(json.loads(told.stdout)["memory"]["peak"]), usage.ru_maxrss * 1024
+
+
+def judged(predicted: int, measured: int) -> tuple[str, bool]:
+    """What to say of one configuration, and whether it is within the bar."""
+    off = predicted - measured
+    text = (
+        f"{measured / 1e9:.2f} GB, planned {predicted / 1e9:.2f} GB ({100 * off / measured:+.0f} %)"
+    )
+    return text, abs(off) <= max(CPU_SHARE * measured, CPU_BYTES)
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--only", default="", help="configurations whose name holds this")
+    args = options.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        top = Path(folder)
+        small = top / "small"
+        for number, case in enumerate(CASES):
+            skipped = args.only not in case.name or (args.quick and case.base == SMALL)
+            figure = passed = None
+            if not skipped:
+                base = "pocket"
+                if case.base == SMALL:
+                    base = str(small)
+                    if not small.exists():
+                        build = [sys.executable, "-m", "bench.small_geometry", "--build", base]
+                        subprocess.run(build, check=True)
+                place = top / str(number)
+                place.mkdir()
+                figure, passed = judged(*predicted_and_measured(case, base, place))
+                print(f"{case.name}: {figure}{'' if passed else '  MISSED'}", flush=True)
+            bar = "25 % or 400 MB"
+            rows.append(Row(case.name, bar, figure, passed, missing="not measured"))
+    rows.append(Row("allocated on CUDA, each of them", f"{100 * CUDA_SHARE:.0f} %", None))
+    if not args.quick and not args.only:
+        record(
+            "plan",
+            "`tunesmith plan` against measured peaks",
+            rows,
+            notes="Resident peak of a process that trains two steps on noise, with an empty cache, in "
+            "float32; musicgen-small's geometry with random weights.",
+        )
+
+
+if __name__ == "__main__":
+    main()

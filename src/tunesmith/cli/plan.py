@@ -1,0 +1,93 @@
+"""``tunesmith plan``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def plan(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CONFIG.yaml] [KEY=VALUE]...",
+            help="A configuration file and settings that win over it.",
+        ),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Base model: pocket, a folder, or a hub id.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="What trains; see `tunesmith ls`.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Prepared recordings; without, --clips and --seconds count.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe by name; see `tunesmith ls`.")
+    ] = None,
+    clips: Annotated[
+        int | None, typer.Option(help="Training clips, where there is no data yet (200).")
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Length of each, where there is no data yet (10).")
+    ] = None,
+    fit: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Propose settings that fit, e.g. 8GB.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda, also where it is not; else what is here.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print figures for programs.")] = False,
+) -> None:
+    """Tell what a run will take, before anything is downloaded or trained.
+
+    Of a base on the hub, only configuration and tokenizer are fetched.
+    """
+    from tunesmith.config import load_config
+    from tunesmith.errors import UserError
+    from tunesmith.training.plan import Plan, lines, make_plan
+    from tunesmith.training.plan_fit import fit as fitting
+    from tunesmith.training.plan_fit import parse_size
+
+    given = list(words or [])
+    files = [word for word in given if "=" not in word]
+    overrides = [word for word in given if "=" in word]
+    if len(files) > 1:
+        raise UserError(
+            f"two configuration files: {', '.join(files)}", "give one; settings are KEY=VALUE"
+        )
+    if device not in (None, "cpu", "cuda"):
+        raise UserError(f"--device {device!r} is not known", "give cpu or cuda")
+    limit = parse_size(fit) if fit is not None else 0
+    settings = {"base": base, "method": method, "data": data}
+    file = Path(files[0]) if files else None
+
+    def load(further: Mapping[str, Any]) -> Any:
+        more = [f"{key}={json.dumps(value)}" for key, value in further.items()]
+        return load_config(file, settings, [*overrides, *more], recipe, planning=True)
+
+    def plan_with(further: Mapping[str, Any]) -> Plan:
+        return make_plan(load(further), clips=clips, seconds=seconds, device=device)
+
+    if fit is None:
+        found, proposal = plan_with({}), None
+    else:
+        proposal = fitting(load({}), limit, plan_with)
+        found = proposal.plan
+    if as_json:
+        out = found.to_json()
+        if proposal is not None:
+            out["fit"] = {"settings": dict(proposal.settings), "costs": proposal.costs}
+        typer.echo(json.dumps(out, ensure_ascii=False, indent=2))
+        return
+    if proposal is not None and not proposal.settings:
+        typer.echo(f"it fits into {fit} as it is")
+    elif proposal is not None:
+        typer.echo(f"it fits into {fit} with: {proposal.words}")
+        for cost in proposal.costs:
+            typer.echo(f"            {cost}")
+    for line in lines(found):
+        typer.echo(line)

@@ -1,0 +1,103 @@
+"""What keeps a run one run: the same settings, base and data, one process, and words for what fails."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from tunesmith.config import Loaded
+from tunesmith.errors import UserError
+from tunesmith.families import EMBEDDED
+
+
+def anywhere(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings with absolute paths, so that a run can be resumed from any folder."""
+    for section, key in (
+        ("data", "path"),
+        ("data", "general"),
+        ("prior", "path"),
+        ("replay", "path"),
+        ("base", "name"),
+    ):
+        path = Path(values[section][key] or "").expanduser()
+        if values[section][key] and path.is_dir() and values[section][key] not in EMBEDDED:
+            values[section][key] = str(path.resolve())
+    return values
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether anything was trained in a folder; before that a mistake may be mended and tried again."""
+    return (folder / "checkpoints").is_dir() or (folder / "adapter.json").is_file()
+
+
+def check_same(folder: Path, text: str) -> None:
+    """A run goes on with the settings that it began with, or its second half is another run's."""
+    began = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    now = yaml.safe_load(text)
+    changed = [
+        f"{section}.{key}" if key else section
+        for section in sorted((began.keys() | now.keys()) - {"out"})
+        for key in _differences(began.get(section), now.get(section))
+    ]
+    if changed:
+        raise UserError(
+            f"{folder} was begun with other settings ({', '.join(changed)})",
+            "resume it without them, or start a new run from its weights with init_from",
+        )
+
+
+def _differences(began: Any, now: Any) -> list[str]:
+    if isinstance(began, dict) and isinstance(now, dict):
+        return sorted(key for key in began.keys() | now.keys() if began.get(key) != now.get(key))
+    return [] if began == now else [""]
+
+
+def check_unchanged(earlier: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """What a run stands on must be what it stood on when it began."""
+    for what, mend in (
+        ("base", "put the base's files back as they were"),
+        ("data", "put the recordings back as they were"),
+    ):
+        if earlier[what] != facts[what]:
+            raise UserError(
+                f"the {what} has changed since this run began",
+                f"{mend}, or start a new run from its weights with init_from",
+            )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Two processes in one run folder would tear each other's files."""
+    with (folder / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"another process is training in {folder}", "wait for it, or stop it"
+            ) from None
+        yield
+
+
+def out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return "can't allocate memory" in text or "out of memory" in text or "not enough memory" in text
+
+
+def memory_message(loaded: Loaded) -> str:
+    train = loaded.config.train
+    return f"out of memory with train.batch_size={train.batch_size}, method {loaded.config.method['name']}"
+
+
+def memory_mend(folder: Path) -> str:
+    return (
+        "halve train.batch_size and double train.accumulate, set train.activation_checkpointing=true, "
+        f"or prepare shorter clips; checkpoints under {folder / 'checkpoints'} are whole"
+    )
