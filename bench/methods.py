@@ -73,20 +73,22 @@ def _lora(rank: int = 16, **more: Any) -> dict[str, Any]:
     return {"method": "lora", "method.rank": rank, "method.targets": ALL, "train.lr": 2e-3} | more
 
 
-_TOKEN = {"token": TOKEN, "init": "bells"}
+_TOKEN = {"token": TOKEN, "init": "bells", "vectors": 32}
+_INVERSION = {"method": "textual_inversion", "train.lr": 0.6, "train.weight_decay": 0.0} | {
+    f"method.{key}": value for key, value in _TOKEN.items()
+}
 _CONCEPT = {"concept.token": "zq", "concept.class_name": "steel drums"}
 
 TECHNIQUES = (
     Technique("lora", "LoRA, r=16", _lora()),
     Technique("qlora", "QLoRA: LoRA r=16 on an NF4 base", _lora(**{"base.quantize": "nf4"})),
     Technique("full", "full fine-tuning", {"method": "full", "train.lr": 3e-4}),
-    Technique("bottleneck", "bottleneck adapters, width 64", {"method": "bottleneck", "train.lr": 2e-3}),
-    Technique("prefix", "prefix tuning, keys and values of each layer", {"method": "prefix", "train.lr": 1e-2}),
+    Technique("bottleneck", "bottleneck adapters, width 32", {"method": "bottleneck", "train.lr": 3e-3}),
+    Technique("prefix", "prefix tuning, keys and values of each layer", {"method": "prefix", "train.lr": 3e-2}),
     Technique("prefix-input", "prefix tuning, at the conditioning",
-              {"method": "prefix", "method.placement": "input", "train.lr": 2e-2}),
-    Technique("textual_inversion", "textual inversion",
-              {"method": "textual_inversion", "train.lr": 5e-2} | {f"method.{k}": v for k, v in _TOKEN.items()},
-              f"{TOKEN}, {{caption}}"),
+              {"method": "prefix", "method.placement": "input", "train.lr": 5e-2}),
+    Technique("textual_inversion", "textual inversion, 32 vectors",
+              _INVERSION, f"{TOKEN}, {{caption}}"),
     Technique("dreambooth", "DreamBooth: full, rare token, prior (weight 1)",
               {"method": "full", "train.lr": 3e-4, "prior.weight": 1.0} | _CONCEPT, "zq steel drums, {caption}"),
     Technique("dreambooth-lora", "DreamBooth on LoRA r=16",
@@ -100,8 +102,7 @@ TECHNIQUES = (
             ("lora", "LoRA r=16", _lora(), "{caption}"),
             ("full", "full", {"method": "full", "train.lr": 3e-4}, "{caption}"),
             ("textual_inversion", "textual inversion",
-             {"method": "textual_inversion", "train.lr": 5e-2} | {f"method.{k}": v for k, v in _TOKEN.items()},
-             f"{TOKEN}, {{caption}}"),
+             _INVERSION, f"{TOKEN}, {{caption}}"),
         )
         for clips in (4, 12)
     ),

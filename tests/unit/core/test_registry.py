@@ -148,9 +148,12 @@ def test_public_names_can_be_imported():
 
     assert set(tunesmith.__all__) == {
         "Model",
+        "blend",
         "check",
+        "extract",
         "__version__",
         "limits",
+        "merge",
         "open",
         "prepare",
         "train",
