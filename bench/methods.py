@@ -94,7 +94,7 @@ TECHNIQUES = (
     Technique("dreambooth-lora", "DreamBooth on LoRA r=16",
               _lora(**_CONCEPT, **{"prior.weight": 1.0}), "zq steel drums, {caption}"),
     Technique("lora-tokens", "LoRA r=16 and a trained token",
-              _lora(**{f"tokens.{k}": v for k, v in _TOKEN.items()}), f"{TOKEN}, {{caption}}"),
+              _lora(**{f"tokens.{k}": v for k, v in (_TOKEN | {"rate": 100.0}).items()}), f"{TOKEN}, {{caption}}"),
     *(Technique(f"rank-{rank}", f"LoRA, r={rank}", _lora(rank), group="ranks") for rank in (4, 16, 64, 128)),
     *(
         Technique(f"{kind}-{clips}", f"{says}, {clips} clips", settings, prompt, clips, "amounts")

@@ -2,14 +2,14 @@
 
 Every clip begins with 100 points and loses some for each thing that is measurably wrong with it:
 
-=========== ============================================================ ==================
-noise       sound over steady noise (:mod:`tunesmith.analysis.noise`)    2 a dB below 30 dB
-bandwidth   what of the upper half of its sample rate's range is empty   40 for all of it
-clipping    samples that stand at a ceiling                              20, and 5 a percent
-hum         mains hum                                                    20, and 1 a dB above -56 dBFS
-silence     its time without sound                                       0.6 a percent
-dc          an offset from zero                                          10
-=========== ============================================================ ==================
+=========== =========================================================== =========================
+noise       sound over steady noise (:mod:`tunesmith.analysis.noise`)   2 a dB below 30 dB
+bandwidth   where its sound ends, as a share b of half the sample rate  80 (1 - 1.1 b): 36 at half
+clipping    samples that stand at a ceiling                             20, and 5 a percent
+hum         mains hum                                                   20, and 1 a dB from -56 dBFS
+silence     its time without sound                                      0.6 a percent
+dc          an offset from zero                                         10
+=========== =========================================================== =========================
 
 None takes more than 60. Faults and bandwidth are those of ``measures.jsonl``
 (:mod:`tunesmith.analysis.faults`); clips without that file are measured.

@@ -45,6 +45,7 @@ class Adapter(ABC):
 
     def after_step(self, rate: float) -> None:
         """Called after each optimizer step with its learning rate."""
+        return
 
     @abstractmethod
     def parameters(self) -> dict[str, nn.Parameter]:

@@ -54,6 +54,8 @@ class Config:
         token: the new word or words. In brackets ("[my_sound]") none is a word that exists.
         init: the word that a token begins as; one for all, or one for each.
         vectors: vectors a token. More say more, and take more of a prompt.
+        rate: factor of the learning rate: 1 where tokens are all that trains; beside a LoRA, whose
+            rate is far lower, 100.
         templates: what a caption without the token is made into; one is drawn for each caption.
             ``{token}`` and ``{caption}`` stand for what they say.
     """
@@ -61,6 +63,7 @@ class Config:
     token: str | tuple[str, ...] = "[my_sound]"
     init: str | tuple[str, ...] = "music"
     vectors: int = 4
+    rate: float = 1.0
     templates: tuple[str, ...] = ("{token}, {caption}",)
 
     @property
@@ -101,6 +104,10 @@ def check(bundle: Bundle, config: Config) -> list[Fault]:
         faults.append(Fault("method.token", "there is none", "give one, such as [my_sound]"))
     elif len(set(config.tokens)) < len(config.tokens):
         faults.append(Fault("method.token", "a token is given twice", "give each once"))
+    if not config.rate > 0:
+        faults.append(
+            Fault("method.rate", f"{config.rate} is not above 0", "usual: 1; beside a LoRA 100")
+        )
     if not 1 <= config.vectors <= _MOST:
         faults.append(
             Fault("method.vectors", f"{config.vectors} is not in 1..{_MOST}", "usual: 1 to 16")
@@ -222,7 +229,7 @@ class TextualInversionAdapter(Adapter):
         """Rates in units of the table's scale, which differs by orders of magnitude among encoders."""
         weight: Any = self._plain.weight
         scale = float(weight.detach().float().square().mean().sqrt())
-        return dict.fromkeys(self.parameters(), scale)
+        return dict.fromkeys(self.parameters(), scale * self.config.rate)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         if self._rows is None:

@@ -20,6 +20,9 @@ from torch.utils._pytree import tree_iter, tree_map
 
 _aten: Any = torch.ops.aten
 
+LARGE = 16 * 2**20
+"""Bytes from which on an activation is counted as ``large activations``."""
+
 
 class Meter(TorchDispatchMode):
     """Counts the bytes of live meta tensors, by what they are for.
@@ -66,6 +69,8 @@ class Meter(TorchDispatchMode):
         if key in self._known:
             return
         size = -(-storage.nbytes() // self._block) * self._block
+        if label == "activations" and size >= LARGE:
+            label = "large activations"
         self._known[key] = (label, size)
         weakref.finalize(storage, self._free, key)
         self._total += size
@@ -87,10 +92,10 @@ class Meter(TorchDispatchMode):
                 return func.decompose(*args, **kwargs)
         if func is _aten.equal.default:
             return True
-        if func is _aten._to_copy.default and args[0].device.type == "meta":
+        away = func is _aten._to_copy.default and args[0].device.type == "meta"
+        if away and torch.device(kwargs.get("device") or "meta").type == "cpu":
             # There is nothing to copy: what would be in main memory stays here, under its label.
-            if torch.device(kwargs.get("device") or "meta").type == "cpu":
-                kwargs, label = {**kwargs, "device": torch.device("meta")}, self.copies
+            kwargs, label = {**kwargs, "device": torch.device("meta")}, self.copies
         self._count_all((args, kwargs), self.found)
         out = func(*args, **kwargs)
         self._count_all(out, label)
@@ -103,14 +108,26 @@ class Meter(TorchDispatchMode):
 
 
 # The parts of autocast's lists that models use (PyTorch, "Automatic Mixed Precision", op reference).
-_LOWER = frozenset(
-    "linear matmul __matmul__ __rmatmul__ bmm mm addmm baddbmm einsum conv1d conv2d conv_transpose1d "
-    "conv_transpose2d scaled_dot_product_attention".split()
-)
-_FULL = frozenset(
-    "layer_norm group_norm softmax log_softmax cross_entropy nll_loss exp pow logsumexp norm mse_loss "
-    "sum cumsum rsqrt".split()
-)
+_LOWER = {
+    "linear",
+    "matmul",
+    "__matmul__",
+    "__rmatmul__",
+    "bmm",
+    "mm",
+    "addmm",
+    "baddbmm",
+    "einsum",
+}
+_LOWER |= {
+    "conv1d",
+    "conv2d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "scaled_dot_product_attention",
+}
+_FULL = {"layer_norm", "group_norm", "softmax", "log_softmax", "cross_entropy", "nll_loss", "exp"}
+_FULL |= {"pow", "logsumexp", "norm", "mse_loss", "sum", "cumsum", "rsqrt"}
 
 
 class Device(TorchFunctionMode):
