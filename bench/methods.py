@@ -95,7 +95,7 @@ TECHNIQUES = (
               _lora(**_CONCEPT, **{"prior.weight": 1.0}), "zq steel drums, {caption}"),
     Technique("lora-tokens", "LoRA r=16 and a trained token",
               _lora(**{f"tokens.{k}": v for k, v in (_TOKEN | {"rate": 100.0}).items()}), f"{TOKEN}, {{caption}}"),
-    *(Technique(f"rank-{rank}", f"LoRA, r={rank}", _lora(rank), group="ranks") for rank in (4, 16, 64, 128)),
+    *(Technique(f"rank-{rank}", f"LoRA, r={rank}", _lora(rank), group="ranks") for rank in (4, 64, 128)),
     *(
         Technique(f"{kind}-{clips}", f"{says}, {clips} clips", settings, prompt, clips, "amounts")
         for kind, says, settings, prompt in (
@@ -338,6 +338,7 @@ def _qlora_rows(found: Mapping[str, Found]) -> list[Row]:
 
 
 NOTES = (
+    "LoRA of rank 16 and the whole data stand in the first rows. "
     f"{STEPS} steps of {BATCH} clips for every technique, its learning rate chosen among three by "
     "validation loss; 45 clips of calypso with steel drums (34 to train with), which the base never "
     "heard; the general clips are trained on by none. Gap closed: median of three seeds (each), "

@@ -44,8 +44,8 @@ _NOTES: dict[str, Any] = {
     },
     "recipes": {
         "genre": {**_SHORT, "method.targets": _ALL_LINEARS},
-        "style": {**_SHORT, "method.targets": _ALL_LINEARS},
-        "instrument": {**_SHORT, "method.targets": _ALL_LINEARS},
+        "style": {**_SHORT, "method.targets": _ALL_LINEARS, "tokens.rate": 5.0},
+        "instrument": {**_SHORT, "method.targets": _ALL_LINEARS, "tokens.rate": 5.0},
         "instrument/dreambooth": {**_SHORT, "method.targets": _ALL_LINEARS, "prior.clips": 16},
         "quality": {**_SHORT, "train.lr": 5e-4, "method.targets": _ALL_LINEARS},
     },

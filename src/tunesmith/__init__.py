@@ -14,7 +14,11 @@ What the command line does, a few lines of Python do as well::
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
+
+# Imported by PEFT wherever it is installed, it reports kernels that are missing before any is wanted.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 __version__ = "0.1.0"
 

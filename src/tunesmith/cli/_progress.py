@@ -42,7 +42,7 @@ class RunDisplay:
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def _bar(self, of: str, name: str, done: int, total: int, note: str = "") -> None:
         shown, task = self._bars.get(of, ("", None))

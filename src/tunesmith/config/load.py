@@ -71,6 +71,7 @@ def load_config(
     from tunesmith.registry import plugin, support, tokens_method
 
     given = _given(file, settings, overrides)
+    _bracketed(given.values)
     told, about, label = read_recipe(given, recipe)
     if planning:
         for key in ("data", "out"):
@@ -158,6 +159,14 @@ def _given(
             continue
         given.put_text(key, text, "command line")
     return given
+
+
+def _bracketed(values: Mapping[str, Any]) -> None:
+    """``token=[my_sound]`` means the token with its brackets, though YAML reads a list of one."""
+    for section in ("method", "tokens"):
+        token = _dig(values, section, "token")
+        if isinstance(token, list) and len(token) == 1 and not str(token[0]).startswith("["):
+            values[section]["token"] = f"[{token[0]}]"
 
 
 def _compose(values: dict[str, Any], faults: list[Fault]) -> list[str]:

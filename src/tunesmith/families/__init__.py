@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.families._bases import EMBEDDED, Base, find_base, fingerprint, weight_files
 
 if TYPE_CHECKING:
     from tunesmith.families._bundle import Bundle
-
-# Imported by PEFT wherever it is installed, it reports kernels that are missing before any is wanted.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 __all__ = [
     "EMBEDDED",

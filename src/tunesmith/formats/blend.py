@@ -169,7 +169,7 @@ def _sources(parts: Sequence[Part], cards: Sequence[Mapping[str, Any]]) -> dict[
     return {
         "blend_of": [
             {
-                "name": part.name,
+                "name": part.folder.resolve().name,  # a path on this machine is nobody's business
                 "hash": card_hash(part.folder),
                 "weight": part.weight,
                 "rights": rights,

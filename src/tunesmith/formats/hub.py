@@ -107,7 +107,8 @@ def export_peft(folder: Path, out: Path) -> list[str]:
             what = f"its component '{component}'" if len(components) > 1 else card["method"]["name"]
             raise UserError(
                 f"PEFT cannot hold {what} of {folder}",
-                "use --to merged, or share the adapter as it is with `tunesmith push`",
+                "share the adapter as it is with `tunesmith push`"
+                + (", or use --to merged" if card.get("linear") else ""),
             )
     new_folder(out)
     try:

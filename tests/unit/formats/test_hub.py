@@ -151,6 +151,6 @@ def test_an_exported_folder_is_pefts_own(tiny_base: Path, tmp_path: Path):
 def test_what_peft_cannot_hold(tiny_base: Path, tmp_path: Path):
     for method in ("full", "bottleneck"):
         folder = saved(tmp_path / method, tiny_base, method)
-        with pytest.raises(UserError, match=r"PEFT cannot hold .*use --to merged"):
+        with pytest.raises(UserError, match=r"PEFT cannot hold .*share the adapter as it is"):
             export_peft(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -84,11 +85,11 @@ def test_four_bit_weights_take_less_on_a_gpu():
     assert packed < 0.75 * full
 
 
-def _plan_like(peak):
+def _plan_like(peak: float) -> Any:
     return SimpleNamespace(memory=SimpleNamespace(peak=peak, worst="training"))
 
 
-def _fake(settings):
+def _fake(settings: Any) -> Any:
     """8 for the rest, 2 a clip, halved by checkpointing; 4-bit weights save 4, each rank unit costs."""
     a_clip = 1 if settings.get("train.activation_checkpointing") else 2
     rest = 4 if settings.get("base.quantize") else 8

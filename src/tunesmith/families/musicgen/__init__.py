@@ -31,6 +31,15 @@ SPEC = {
     "defaults": {
         "lora": {"train.lr": 1e-4, "train.steps": 1000},
         "full": {"train.lr": 5e-6, "train.epochs": 10, "train.weight_decay": 0.01},
+        "bottleneck": {"train.lr": 3e-4, "train.steps": 1000},
+        "prefix": {"train.lr": 1e-3, "train.steps": 1000, "train.weight_decay": 0.0},
+        # In units of the embedding table's scale; see the method's rates.
+        "textual_inversion": {
+            "train.lr": 1e-2,
+            "train.steps": 1000,
+            "train.weight_decay": 0.0,
+        },
+        "dreambooth": {"train.steps": 400, "train.batch_size": 2},
     },
     "declines": {},
 }

@@ -91,11 +91,9 @@ def test_pocket_changes_numbers_and_says_so(load: Callable[..., Any]):
         notes = find_base("pocket").notes["recipes"][name]
         for key, value in notes.items():
             section, _, setting = key.partition(".")
-            used = (
-                getattr(loaded.method_config, setting)
-                if section == "method"
-                else getattr(getattr(loaded.config, section), setting)
-            )
+            plugged = {"method": loaded.method_config, "tokens": loaded.tokens_config}
+            holder = plugged[section] if section in plugged else getattr(loaded.config, section)
+            used = getattr(holder, setting)
             assert used == (tuple(value) if isinstance(value, list) else value)
         assert by_key(loaded).keys() == notes.keys()
         assert {one.by for one in loaded.recipe.changes} == {"the notes of pocket"}
@@ -126,7 +124,7 @@ def test_dreambooth_in_the_place_of_the_token(load: Callable[..., Any], hub_like
 
 
 def test_a_recipe_is_for_its_own_method(load: Callable[..., Any], hub_like: Path):
-    with pytest.raises(ConfigError, match="made for lora, not for full.*leave --method out"):
+    with pytest.raises(ConfigError, match=r"made for lora, not for full.*leave --method out"):
         load("genre", hub_like, method="full")
     assert load("genre", hub_like, method="full", **{"train.lr": 5e-6}).config.train.lr == 5e-6
 
@@ -158,6 +156,13 @@ def test_an_own_recipe_is_found_again_from_any_folder(
     loaded = load("mine.yaml", hub_like)
     assert loaded.config.recipe == str(tmp_path / "mine.yaml")
     assert (loaded.recipe.name, loaded.method_config.rank) == ("mine.yaml", 3)
+
+
+@pytest.mark.parametrize("value", ["[pan]", '"[pan]"', '["[pan]"]'])
+def test_a_token_keeps_its_brackets(value: str, load: Callable[..., Any], hub_like: Path):
+    """YAML reads what a user types as a list of one word, which is another word."""
+    loaded = load("style", hub_like, f"tokens.token={value}")
+    assert loaded.tokens_config.tokens == ("[pan]",)
 
 
 # --- from recordings to a data set ---
