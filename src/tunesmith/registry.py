@@ -157,7 +157,8 @@ def plugin(kind: Kind, name: str) -> Plugin:
     known = plugins(kind)
     if name not in known:
         singular = {"families": "family"}.get(kind, kind.removesuffix("s"))
-        raise UserError(f"no {singular} '{name}'", did_you_mean(name, known))
+        more = COMPOSED if kind == "methods" else ()
+        raise UserError(f"no {singular} '{name}'", did_you_mean(name, [*known, *more]))
     return known[name]
 
 

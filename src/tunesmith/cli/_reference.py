@@ -12,7 +12,8 @@ def reference() -> str:
     from typer.testing import CliRunner
 
     from tunesmith.cli import app
-    from tunesmith.config import BaseConfig, DataConfig, PreviewConfig, RunConfig, TrainConfig
+    from tunesmith.config.faults import SECTIONS
+    from tunesmith.config.sections import RunConfig
     from tunesmith.registry import plugins
 
     def shown(*words: str) -> str:
@@ -30,12 +31,11 @@ def reference() -> str:
     parts.append(
         "## Settings of a run\n\nIn a YAML file, or as `key=value` behind `tunesmith train`.\n"
     )
-    sections = {"": RunConfig, "base.": BaseConfig, "data.": DataConfig}
-    sections |= {"train.": TrainConfig, "preview.": PreviewConfig}
+    sections = {"": RunConfig} | {f"{name}.": model for name, model in SECTIONS.items()}
     rows = ["| setting | default | what it is |", "|---|---|---|"]
     for prefix, model in sections.items():
         for key, field in model.model_fields.items():
-            if not prefix and key in ("base", "data", "train", "preview"):
+            if not prefix and key in SECTIONS:
                 continue
             default = "" if field.is_required() else f"`{field.default}`"
             rows.append(f"| `{prefix}{key}` | {default} | {field.description} |")

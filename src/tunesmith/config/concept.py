@@ -70,7 +70,7 @@ def check_concept(bundle: Any, concept: Mapping[str, Any], *, wanted: bool) -> l
         faults.append(
             Fault(
                 "concept.token",
-                f"'{token}' falls into {len(pieces)} pieces ({shown}), and what {MOST_PIECES} or more "
+                f"'{token}' falls into {len(pieces)} pieces ({shown}), and what more than {MOST_PIECES} "
                 "share is hard to bind to one sound",
                 f"give one that stays whole: {better}",
             )
