@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tunesmith.config import load_config
 from tunesmith.data.check import check
 from tunesmith.data.prepare import prepare
@@ -23,7 +25,7 @@ from tunesmith.formats.sound import write_sound as _write_sound
 from tunesmith.formats.switch import Switch
 from tunesmith.methods._adapter import Adapter
 from tunesmith.tasks.generate import Take, generate
-from tunesmith.training.hardware import best_device
+from tunesmith.training.hardware import best_device, choose_dtype
 from tunesmith.training.recipe import with_data
 from tunesmith.training.run import Result
 from tunesmith.training.run import train as run_training
@@ -124,7 +126,7 @@ class Model:
             "base": self.bundle.name,
             "base_hash": self.bundle.base_hash,
             "base_licence": self.bundle.licence,
-        }
+        } | ({"quantize": self.bundle.quantized} if self.bundle.quantized else {})
         if self.folder is not None:
             return found | {
                 "adapter": self.folder.name,
@@ -172,15 +174,28 @@ class Model:
         )
 
 
-def open(base: str, adapter: str | Path | None = None, *, device: Any = None) -> Model:
+def open(
+    base: str,
+    adapter: str | Path | None = None,
+    *,
+    device: Any = None,
+    quantize: str = "",
+) -> Model:
     """Load a base, and an adapter onto it.
 
     Args:
         base: ``pocket``, a folder, or a hub id.
         adapter: a run's folder, a file in one, or a name under the adapters folder.
         device: where; the best there is by default.
+        quantize: ``nf4`` holds the base's linears in 4 bits, as QLoRA trains on them.
     """
-    bundle = load_base(find_base(base), device=device or best_device())
+    where = device or best_device()
+    bundle = load_base(
+        find_base(base),
+        device=where,
+        quantize=quantize,
+        compute=choose_dtype("auto", torch.device(where)) if quantize else None,
+    )
     if adapter is None:
         return Model(bundle)
     folder = find_adapter(str(adapter))

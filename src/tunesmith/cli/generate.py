@@ -56,6 +56,9 @@ def generate(
             help="Sample within this probability mass; 1 is off.",
         ),
     ] = None,
+    quantize: Annotated[
+        str, typer.Option(help="nf4 holds the base in 4 bits, as QLoRA trained on it.")
+    ] = "none",
     kind: Annotated[str, typer.Option("--format", help="wav or flac.")] = "wav",
 ) -> None:
     """Generate sound from text, with or without an adapter."""
@@ -71,6 +74,9 @@ def generate(
     if not adapter and strengths != [1.0]:
         raise UserError("--strength without --adapter", "give the adapter whose strength it is")
 
+    if quantize not in ("none", "nf4"):
+        raise UserError(f"--quantize {quantize}: unknown", "give nf4 or none")
+
     from tunesmith.api import open as open_model
     from tunesmith.cli._named import name_and_weight
     from tunesmith.data.encode import read_audio
@@ -80,7 +86,7 @@ def generate(
     from tunesmith.tasks.generate import generate as run
     from tunesmith.training.signals import StopFlag
 
-    model = open_model(base)
+    model = open_model(base, quantize="" if quantize == "none" else quantize)
     bundle = model.bundle
     typer.echo(f"base {bundle.name} ({bundle.base_hash[:12]})", err=True)
     weights: dict[str, float] = {}
