@@ -22,12 +22,16 @@ SCRIPTS = (
     "hostile",
     "kill_prepare",
     "peft_opens",
+    "adapters",
+    "plan",
+    "qlora_memory",
     "train_speed",
     "contract",
     "small_geometry",
     "kill_resume",
     "pocket",
     "demo",
+    "methods",
     "real_gap",
 )
 
