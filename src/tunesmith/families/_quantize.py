@@ -42,18 +42,19 @@ def quantize(
         UserError: bitsandbytes is not installed, or knows no such device.
     """
     try:
-        from bitsandbytes.nn import Linear4bit, Params4bit
+        import bitsandbytes
     except ImportError:
         raise UserError(
             "base.quantize=nf4 needs bitsandbytes", "pip install 'tunesmith[quantize]'"
         ) from None
+    library: Any = bitsandbytes.nn
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"nf4 works on CPU and CUDA, not on {device.type}", "base.quantize=none")
     for component, path in sorted(_linears(bundle)):
         parent, _, last = path.rpartition(".")
         holder = bundle.components[component].get_submodule(parent)
         linear: Any = getattr(holder, last)
-        packed = Linear4bit(
+        packed = library.Linear4bit(
             linear.in_features,
             linear.out_features,
             bias=linear.bias is not None,
@@ -65,7 +66,7 @@ def quantize(
         # Where the processor has AVX512-BF16 the library repacks weights at the first evaluation, for
         # kernels without a backward pass; training then goes on with wrong gradients (0.50.2).
         packed.support_avx512bf16_for_cpu = False
-        packed.weight = Params4bit(  # quantised by the move to the device
+        packed.weight = library.Params4bit(  # quantised by the move to the device
             linear.weight.detach().contiguous(),
             requires_grad=False,
             compress_statistics=double,

@@ -47,7 +47,9 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
 def _said(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
-    return "left open" if value is None else f"{value:g}" if isinstance(value, float) else f"{value}"
+    return (
+        "left open" if value is None else f"{value:g}" if isinstance(value, float) else f"{value}"
+    )
 
 
 def _origin(card: Mapping[str, Any]) -> str:

@@ -229,7 +229,8 @@ class TextualInversionAdapter(Adapter):
         """Rates in units of the table's scale, which differs by orders of magnitude among encoders."""
         weight: Any = self._plain.weight
         scale = float(weight.detach().float().square().mean().sqrt())
-        return dict.fromkeys(self.parameters(), scale * self.config.rate)
+        factor = float(scale * self.config.rate)
+        return dict.fromkeys(self.parameters(), factor)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         if self._rows is None:

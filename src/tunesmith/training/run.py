@@ -10,14 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tunesmith.atomic import disk_error, write_bytes
 from tunesmith.config import Loaded, RunConfig, dump
 from tunesmith.config_source import to_yaml
-from tunesmith.data.encode import EncodedClips, encode
-from tunesmith.data.load import load_dataset
-from tunesmith.data.quality import best
 from tunesmith.errors import Diverged, ResourceError, UserError
 from tunesmith.families import find_base
 from tunesmith.families import load as load_base
@@ -46,16 +41,16 @@ from tunesmith.training.hardware import (
 )
 from tunesmith.training.log import MetricLog, check_trackers
 from tunesmith.training.loop import Intervals, Loop, Sets, State
-from tunesmith.training.measure import forward, mean_loss, own_randomness
+from tunesmith.training.measure import own_randomness
 from tunesmith.training.outcome import finish, run_facts
 from tunesmith.training.preview import Previewer
 from tunesmith.training.rare_token import check_rare
 from tunesmith.training.rehearsal import (
-    forgetting_clips,
     recaptioned,
     rehearsal_streams,
     with_concept,
 )
+from tunesmith.training.sides import base_losses, encode_sides, sides_of
 from tunesmith.training.signals import StopFlag
 from tunesmith.training.streams import MAIN, Stream
 from tunesmith.types import Clip
@@ -171,31 +166,7 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
     )
     stop.check("stopped before training began; run the same command again")
 
-    place = Path(config.data.path).expanduser()
-    clips, chosen = load_dataset(place), None
-    if config.data.keep_best < 1:
-        event("phase", {"name": "choosing the best clips"})
-        clips, chosen = best(clips, place, config.data.keep_best)
-    sides = {
-        "train": [clip for clip in clips if clip.split == "train"],
-        "valid": [clip for clip in clips if clip.split == "valid"],
-        "general": forgetting_clips(config),
-    }
-    if not sides["train"]:
-        raise UserError(
-            f"{config.data.path} has no training clips",
-            "run `tunesmith prepare` on more recordings",
-        )
-    if not sides["valid"]:
-        warnings.append(
-            "there are no validation clips: the last weights are kept, and no loss can tell if they are good"
-        )
-    long = sum(clip.duration_s > bundle.max_s + 0.05 for clip in clips)
-    if long:
-        warnings.append(
-            f"{long} of {len(clips)} clips are longer than {bundle.max_s:g} s, and only the first "
-            f"{bundle.max_s:g} s are used: `tunesmith prepare --base {base.name}` cuts them to fit"
-        )
+    sides, chosen = sides_of(config, bundle, warnings, event)
     checkpoints = Checkpoints(
         folder / "checkpoints",
         config.train.keep_checkpoints,
@@ -212,7 +183,7 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
     starts_as_base = method.spec["identity_at_start"] and loaded.tokens_config is None
     before = {}
     if snapshot is None and not starts_as_base:
-        before = _base_losses(config, sides, bundle, dtype, stop, event)
+        before = base_losses(config, sides, bundle, dtype, stop, event)
     adapter = attach_all(
         bundle,
         method.load(),
@@ -227,7 +198,7 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
         for side, some in sides.items()
         if side != "general"
     }
-    encoded = _encode({**sides, **named}, bundle, stop, event)
+    encoded = encode_sides({**sides, **named}, bundle, stop, event)
     main = Stream(MAIN, encoded["train"], encoded["train"].lengths, config.train.batch_size)
     sets = Sets([main, *others], encoded["valid"], encoded["general"])
     bundle.release_codec()
@@ -296,49 +267,6 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
             raise
     used = finish(loop, folder, facts)
     return Result(folder, state, count, used, peak_memory_bytes(device), tuple(warnings))
-
-
-def _encode(
-    sides: Mapping[str, list[Clip]], bundle: Bundle, stop: StopFlag, event: OnEvent
-) -> dict[str, EncodedClips]:
-    total = sum(map(len, sides.values()))
-    encoded, before = {}, 0
-    for side, clips in sides.items():
-        encoded[side] = encode(
-            clips,
-            bundle,
-            should_stop=stop,
-            on_progress=lambda done, _, before=before: event(
-                "encode", {"done": before + done, "total": total}
-            ),
-        )
-        before += len(clips)
-    return encoded
-
-
-def _base_losses(
-    config: RunConfig,
-    sides: Mapping[str, list[Clip]],
-    bundle: Bundle,
-    dtype: torch.dtype,
-    stop: StopFlag,
-    event: OnEvent,
-) -> dict[str, float]:
-    """Loss of the bare base, with the captions as they are: what a method that does not start as
-    the base has to be compared with."""
-    encoded = _encode({side: sides[side] for side in ("valid", "general")}, bundle, stop, event)
-    found = {}
-    for side, prefix in (("valid", ""), ("general", "general_")):
-        if sides[side]:
-            values = mean_loss(
-                bundle,
-                encoded[side],
-                config.train.batch_size,
-                lambda batch: forward(bundle, batch, dtype),
-                lambda: stop.check("stopped before training began; run the same command again"),
-            )
-            found |= {prefix + name: value for name, value in values.items()}
-    return found
 
 
 def intervals(config: RunConfig, clips: int) -> Intervals:

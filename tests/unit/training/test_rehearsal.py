@@ -210,4 +210,4 @@ def test_a_run_of_dreambooth_names_its_concept(settings: Settings, tmp_path: Pat
 
     assert read_card(tmp_path / "run")["trigger_tokens"] == ["zq"]
     sound = tmp_path / "run" / "previews" / "step-00000002" / "00.flac"
-    assert read_made_of(sound)["prompt"].startswith("zq hum, noise number")
+    assert read_made_of(sound)["asked"].startswith("zq hum, noise number")
