@@ -13,8 +13,9 @@ from tiny import write_data
 
 from tunesmith.config import ConceptConfig, load_config
 from tunesmith.data.encode import cache_folder
-from tunesmith.errors import ConfigError, UserError
+from tunesmith.errors import ConfigError, Stopped, UserError
 from tunesmith.families import find_base, load
+from tunesmith.formats.adapter import read_card
 from tunesmith.training import rehearsal
 from tunesmith.training import run as run_module
 from tunesmith.training.log import read_metrics
@@ -205,9 +206,53 @@ def test_a_run_of_dreambooth_names_its_concept(settings: Settings, tmp_path: Pat
         "preview.seconds": 0.2,
     }
     run_module.train(load_config(settings=wanted))
-    from tunesmith.formats.adapter import read_card
     from tunesmith.formats.sound import read_made_of
 
     assert read_card(tmp_path / "run")["trigger_tokens"] == ["zq"]
     sound = tmp_path / "run" / "previews" / "step-00000002" / "00.flac"
     assert read_made_of(sound)["asked"].startswith("zq hum, noise number")
+
+
+def test_resumed_with_prior_replay_and_tokens_is_the_run_that_never_stopped(
+    settings: Settings, tmp_path: Path
+):
+    data = write_data(tmp_path / "general", (0.4, 0.5, 0.6, 0.4))
+    common = {
+        "replay.path": str(data),
+        "prior.weight": 0.5,
+        "prior.clips": 3,
+        "tokens": {"token": "[mine]", "init": "hum", "rate": 10.0},
+        "train.steps": 4,
+        "train.eval_every": 2,
+        "train.checkpoint_every": 2,
+    }
+
+    def go(out: str, stop_at: tuple[str, int] | None = None, resume: bool = False) -> None:
+        stop = StopFlag()
+
+        def on_event(kind: str, values: Any) -> None:
+            if stop_at == (kind, values.get("step")):
+                stop.set(15)
+
+        loaded = load_config(settings=settings(out=str(tmp_path / out)) | common)
+        run_module.train(loaded, resume=resume, stop=stop, on_event=on_event)
+
+    go("whole")
+    with pytest.raises(Stopped):
+        go("parts", ("train", 1))
+    with pytest.raises(Stopped):
+        go("parts", ("valid", 2), resume=True)
+    go("parts", resume=True)
+    left, right = (
+        {k: v for k, v in read_card(tmp_path / out).items() if k != "versions"}
+        for out in ("whole", "parts")
+    )
+    assert left == right
+    assert left["trigger_tokens"] == ["[mine]"]
+    assert left["metrics"]["validation_loss"]["base"] is not None
+    for part in left["components"]:
+        one, two = (
+            load_file(tmp_path / out / "adapter" / part / "adapter_model.safetensors")
+            for out in ("whole", "parts")
+        )
+        assert all(torch.equal(one[name], two[name]) for name in one)
