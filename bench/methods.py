@@ -1,10 +1,10 @@
 """Every technique on the embedded base: the same recordings, the same number of clips seen.
 
-python -m bench.methods [--quick] [--only NAME,NAME] [--work DIR]
+python -m bench.methods [--quick] [--only NAME,NAME] [--work DIR [--done]]
 
 Measured as the demo measures: an unheard style, three seeds each, 128 held-out clips, 128 takes a
 model, gap closed by the tagger's embedding. With --work what is done is kept, and a second call
-goes on; rows are recorded once all are there.
+goes on; rows are recorded once all are there, or with --done those that are.
 """
 
 from __future__ import annotations
@@ -213,6 +213,14 @@ class Bench:
     def run(self, technique: Technique, seed: int) -> Path:
         return self.work / "runs" / f"{technique.name}-{seed}"
 
+    def done(self, technique: Technique) -> bool:
+        """Whether nothing of it is left to do but to measure."""
+        runs = [self.run(technique, seed) for seed in self.seeds]
+        takes = [len([*(self.work / "takes" / run.name).glob("*.flac")]) for run in runs]
+        return all((run / "bench.json").is_file() for run in runs) and all(
+            count == self.takes(technique) for count in takes
+        )
+
     def jobs(self, techniques: Sequence[Technique]) -> list[Job]:
         """Base and codec first, then each technique's trainings and takes."""
         sing = "tunesmith.evaluation.takes:make_takes"
@@ -360,13 +368,16 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--only", default="", help="names of techniques or groups, by commas")
     options.add_argument("--work", type=Path, help="keep what is made here, and go on from it")
+    options.add_argument("--done", action="store_true", help="only what is finished in --work")
     options.add_argument("--workers", type=int, default=2)
     args = options.parse_args()
     only = set(filter(None, args.only.split(",")))
     chosen = [one for one in TECHNIQUES if not only or only & {one.name, one.group}]
     with tempfile.TemporaryDirectory() as folder:
         work = args.work or Path(folder)
-        found = Bench(work, args.quick).measure(chosen, args.workers)
+        bench = Bench(work, args.quick)
+        measured = [one for one in chosen if not args.done or bench.done(one)]
+        found = bench.measure(measured, args.workers)
         (work / "found.json").write_text(json.dumps({k: asdict(v) for k, v in found.items()}))
     rows = rows_of(chosen if only else TECHNIQUES, found)
     if args.quick or only:
