@@ -33,6 +33,9 @@ from tunesmith.training.workers import Job, run_jobs
 SEEDS = (0, 1, 2)
 STEPS, BATCH = 80, 8
 TAKES, FEW_TAKES = 128, 64
+NO_VALIDATION = -1
+"""Training clips of a technique: all, with none set aside, so that the last weights are kept."""
+
 TAKE_SEED, SECONDS = 10_000, 5.0
 ALL = ("q", "k", "v", "o", "up", "down")
 TOKEN = "[steel_pan]"
@@ -58,7 +61,7 @@ class Technique:
         says: what it is, in the table.
         settings: of its runs, over the common ones.
         prompt: how it is asked; ``{caption}`` is a held-out clip's.
-        clips: training clips; 0 is all.
+        clips: training clips; 0 is all but those for validation.
         group: ``methods``, ``ranks``, ``amounts`` or ``prior``.
     """
 
@@ -109,10 +112,10 @@ TECHNIQUES = (
     ),
     *(
         Technique(
-            f"prior-{weight:g}", f"DreamBooth, full at ten times the rate, prior weight {weight:g}",
-            {"method": "full", "train.lr": 3e-3, "prior.weight": weight, "prior.prompts": PRIOR,
-             "prior.clips": 96} | _CONCEPT,
-            "zq steel drums, {caption}", group="prior",
+            f"prior-{weight:g}", f"DreamBooth, too high a rate, last weights, prior weight {weight:g}",
+            {"method": "full", "train.lr": 1e-3, "train.steps": 48, "prior.weight": weight,
+             "prior.prompts": PRIOR, "prior.clips": 192} | _CONCEPT,
+            "zq steel drums, {caption}", clips=NO_VALIDATION, group="prior",
         )
         for weight in (0.0, 1.0)
     ),
@@ -168,13 +171,13 @@ class Bench:
 
     def _data(self) -> None:
         rate, channels, longest = base_limits("pocket")
-        for name, share in (("style", 0.25), ("general", 0.5)):
+        for name, share in (("style", 0.25), ("general", 0.5), (f"style{NO_VALIDATION}", 0.0)):
             prepare(
-                CLIPS / name, self.work / "data" / name, sample_rate_hz=rate, channels=channels,
+                CLIPS / name.removesuffix(str(NO_VALIDATION)), self.work / "data" / name, sample_rate_hz=rate, channels=channels,
                 min_s=2.0, max_s=SECONDS, base_max_s=longest, valid_share=share,
                 rights="composed for this package",
             )  # fmt: skip
-        for clips in sorted({one.clips for one in TECHNIQUES if one.clips}):
+        for clips in sorted({one.clips for one in TECHNIQUES if one.clips > 0}):
             self._part(clips)
 
     def _part(self, clips: int) -> None:
@@ -192,7 +195,8 @@ class Bench:
                 place.with_suffix(".txt").write_text(clip.caption, encoding="utf-8")
 
     def _settings(self, technique: Technique, seed: int) -> dict[str, Any]:
-        name = f"style-{technique.clips}" if technique.clips else "style"
+        kinds = {0: "style", NO_VALIDATION: f"style{NO_VALIDATION}"}
+        name = kinds.get(technique.clips, f"style-{technique.clips}")
         return {
             "base": "pocket",
             "data": str(self.work / "data" / name),
@@ -325,7 +329,7 @@ def rows_of(techniques: Sequence[Technique], found: Mapping[str, Found]) -> list
 
 
 def _prior_rows(found: Mapping[str, Found]) -> list[Row]:
-    what = "DreamBooth, full at ten times the rate: prior weight 1 against 0"
+    what = "DreamBooth at too high a rate, no early stopping: prior weight 1 against 0"
     bar = (
         "without: general loss >= +10 %; with: forgetting at least halved, gap closed >= 0.9 times"
     )
