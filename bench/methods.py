@@ -113,7 +113,7 @@ TECHNIQUES = (
     *(
         Technique(
             f"prior-{weight:g}", f"DreamBooth, too high a rate, last weights, prior weight {weight:g}",
-            {"method": "full", "train.lr": 1e-3, "train.steps": 48, "prior.weight": weight,
+            {"method": "full", "train.lr": 3e-3, "prior.weight": weight,
              "prior.prompts": PRIOR, "prior.clips": 192} | _CONCEPT,
             "zq steel drums, {caption}", clips=NO_VALIDATION, group="prior",
         )
@@ -173,7 +173,8 @@ class Bench:
         rate, channels, longest = base_limits("pocket")
         for name, share in (("style", 0.25), ("general", 0.5), (f"style{NO_VALIDATION}", 0.0)):
             prepare(
-                CLIPS / name.removesuffix(str(NO_VALIDATION)), self.work / "data" / name, sample_rate_hz=rate, channels=channels,
+                CLIPS / name.removesuffix(str(NO_VALIDATION)), self.work / "data" / name,
+                sample_rate_hz=rate, channels=channels,
                 min_s=2.0, max_s=SECONDS, base_max_s=longest, valid_share=share,
                 rights="composed for this package",
             )  # fmt: skip
