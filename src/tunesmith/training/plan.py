@@ -341,7 +341,7 @@ def lines(plan: Plan) -> list[str]:
     out += [f"advice      {one}" for one in plan.advice]
     out += [
         f"steps       {plan.steps:,} of {plan.clips_per_step} clips ({plan.epochs:.1f} epochs)",
-        f"memory      about {_size(needed.peak)} {where} while {needed.worst}{free}",
+        f"memory      about {_size(needed.peak)} {where} during {needed.worst}{free}",
         f"            {_parts(needed.parts)}",
         f"            {', '.join(f'{name} {_size(size)}' for name, size in needed.phases.items())}",
     ]

@@ -91,7 +91,7 @@ def fit(
         return _largest(sizes, whole, costs, least, limit_bytes, plan_with)
     raise UserError(
         f"nothing fits into {limit_bytes / 1e9:.3g} GB: the least is "
-        f"{smallest.memory.peak / 1e9:.2f} GB while {smallest.memory.worst}",
+        f"{smallest.memory.peak / 1e9:.2f} GB during {smallest.memory.worst}",
         "use a smaller base or shorter clips",
     )
 
