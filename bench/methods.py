@@ -359,12 +359,13 @@ def _qlora_rows(found: Mapping[str, Found]) -> list[Row]:
 
 NOTES = (
     "LoRA of rank 16 and the whole data stand in the first rows. "
-    f"{STEPS} steps of {BATCH} clips for every technique, its learning rate chosen among three by "
-    "validation loss; 45 clips of calypso with steel drums (34 to train with), which the base never "
+    f"{STEPS} steps of {BATCH} clips for every technique. Learning rates: the base's own for LoRA, for "
+    "the others one to three tried on one seed by validation loss; DreamBooth took over those of full "
+    "and LoRA. 45 clips of calypso with steel drums (34 to train with), which the base never "
     "heard; the general clips are trained on by none. Gap closed: median of three seeds (each), "
     "p: one permutation test over the three (docs/metrics.md). Peak: resident memory of the training "
     "process, torch and transformers included. Seconds: of the training steps, one thread a process, "
-    "two processes at a time. Ranks and amounts of data: "
+    "two processes at a time, on a machine with other work. Ranks and amounts of data: "
     f"{FEW_TAKES} takes a model."
 )
 

@@ -48,8 +48,8 @@ _NOTES: dict[str, Any] = {
     },
     "recipes": {
         "genre": {**_SHORT, "method.targets": _ALL_LINEARS},
-        "style": {**_SHORT, "method.targets": _ALL_LINEARS, "tokens.rate": 100.0},
-        "instrument": {**_SHORT, "method.targets": _ALL_LINEARS, "tokens.rate": 100.0},
+        "style": {**_SHORT, "method.targets": _ALL_LINEARS},
+        "instrument": {**_SHORT, "method.targets": _ALL_LINEARS},
         "instrument/dreambooth": {**_SHORT, "method.targets": _ALL_LINEARS, "prior.clips": 16},
         "quality": {**_SHORT, "train.lr": 5e-4, "method.targets": _ALL_LINEARS},
     },
