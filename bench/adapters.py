@@ -21,7 +21,7 @@ from transformers import MusicgenForConditionalGeneration
 from bench._results import Row, parser, record
 from tunesmith.data.encode import read_audio
 from tunesmith.families import EMBEDDED, find_base, load
-from tunesmith.families._quantize import _linears, quantize
+from tunesmith.families._quantize import packable, quantize
 from tunesmith.formats.adapter import (
     load_adapter,
     read_card,
@@ -210,7 +210,7 @@ def nf4_row() -> Row:
 
     plain, packed = pocket(), pocket()
     quantize(packed, torch.device("cpu"))
-    equal, places = 0, sorted(_linears(plain))
+    equal, places = 0, packable(plain)
     for component, path in places:
         weight = plain.components[component].get_submodule(path).weight.detach()
         codes, state = functional.quantize_4bit(weight, quant_type="nf4", compress_statistics=True)

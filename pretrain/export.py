@@ -31,7 +31,7 @@ _LIMIT_BYTES = 25_000_000
 # What the tool has to know of this base beside its weights. Its rates are higher than those of
 # models a hundred times its size.
 _ALL_LINEARS = ["q", "k", "v", "o", "up", "down"]
-_SHORT = {"train.lr": 2e-3, "train.steps": 80, "train.batch_size": 8}  # about a minute on two cores
+_SHORT = {"train.lr": 2e-3, "train.steps": 80, "train.batch_size": 8}
 _NOTES: dict[str, Any] = {
     "max_s": 10.0,
     "licence": "Apache-2.0",

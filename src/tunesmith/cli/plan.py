@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from tunesmith.cli._config_words import BaseName, Method, Recipe, Words, file_and_settings
+
 
 def plan(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[CONFIG.yaml] [KEY=VALUE]...",
-            help="A configuration file and settings that win over it.",
-        ),
-    ] = None,
-    base: Annotated[
-        str | None, typer.Option(help="Base model: pocket, a folder, or a hub id.")
-    ] = None,
-    method: Annotated[str | None, typer.Option(help="What trains; see `tunesmith ls`.")] = None,
+    words: Words = None,
+    base: BaseName = None,
+    method: Method = None,
     data: Annotated[
         str | None, typer.Option(help="Prepared recordings; without, --clips and --seconds count.")
     ] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="A recipe by name; see `tunesmith ls`.")
-    ] = None,
+    recipe: Recipe = None,
     clips: Annotated[
         int | None, typer.Option(help="Training clips, where there is no data yet (200).")
     ] = None,
@@ -52,18 +43,11 @@ def plan(
     from tunesmith.training.plan_fit import fit as fitting
     from tunesmith.training.plan_fit import parse_size
 
-    given = list(words or [])
-    files = [word for word in given if "=" not in word]
-    overrides = [word for word in given if "=" in word]
-    if len(files) > 1:
-        raise UserError(
-            f"two configuration files: {', '.join(files)}", "give one; settings are KEY=VALUE"
-        )
+    file, overrides = file_and_settings(words)
     if device not in (None, "cpu", "cuda"):
         raise UserError(f"--device {device!r} is not known", "give cpu or cuda")
     limit = parse_size(fit) if fit is not None else 0
     settings = {"base": base, "method": method, "data": data}
-    file = Path(files[0]) if files else None
 
     def load(further: Mapping[str, Any]) -> Any:
         more = [f"{key}={json.dumps(value)}" for key, value in further.items()]

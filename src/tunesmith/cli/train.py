@@ -7,19 +7,13 @@ from typing import Annotated
 
 import typer
 
+from tunesmith.cli._config_words import BaseName, Method, Recipe, Words, file_and_settings
+
 
 def train(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[CONFIG.yaml] [KEY=VALUE]...",
-            help="A configuration file and settings that win over it.",
-        ),
-    ] = None,
-    base: Annotated[
-        str | None, typer.Option(help="Base model: pocket, a folder, or a hub id.")
-    ] = None,
-    method: Annotated[str | None, typer.Option(help="What trains; see `tunesmith ls`.")] = None,
+    words: Words = None,
+    base: BaseName = None,
+    method: Method = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -30,9 +24,7 @@ def train(
         str | None, typer.Option(help="Other prepared recordings, to see what is forgotten.")
     ] = None,
     out: Annotated[str | None, typer.Option("--out", "-o", help="The run's folder.")] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="A recipe by name; see `tunesmith ls`.")
-    ] = None,
+    recipe: Recipe = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps (train.steps).")] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Go on exactly with the run in this folder.")
@@ -52,13 +44,7 @@ def train(
     from tunesmith.config import load_config
     from tunesmith.errors import Stopped, UserError
 
-    given = list(words or [])
-    files = [word for word in given if "=" not in word]
-    overrides = [word for word in given if "=" in word]
-    if len(files) > 1:
-        raise UserError(
-            f"two configuration files: {', '.join(files)}", "give one; settings are KEY=VALUE"
-        )
+    file, overrides = file_and_settings(words)
     settings = {
         "base": base,
         "method": method,
@@ -68,9 +54,8 @@ def train(
         "train.steps": steps,
         "init_from": init_from,
     }
-    file = Path(files[0]) if files else None
     if resume is not None:
-        if given or recipe or any(value is not None for value in settings.values()):
+        if words or recipe or any(value is not None for value in settings.values()):
             raise UserError(
                 "--resume goes on with the run as it was; other settings cannot be given with it",
                 "leave them out, or start a new run with --init-from",

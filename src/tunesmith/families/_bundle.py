@@ -202,6 +202,20 @@ class Bundle(ABC):
         )
         return [self.decode_audio(one) for one in codes]
 
+    def linears(self) -> list[tuple[str, str]]:
+        """``(component, path)`` of every linear at a seam, sorted."""
+        found = {
+            (site.component, path)
+            for site in self.sites
+            for path in (*site.inputs.values(), site.output)
+            if path
+        }
+        return sorted(
+            (component, path)
+            for component, path in found
+            if isinstance(self.components[component].get_submodule(path), nn.Linear)
+        )
+
     def sites_of(self, roles: Sequence[str]) -> list[Site]:
         """The sites whose role is among ``roles``."""
         return [site for site in self.sites if site.role in roles]

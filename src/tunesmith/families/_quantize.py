@@ -50,7 +50,8 @@ def quantize(
     library: Any = bitsandbytes.nn
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"nf4 works on CPU and CUDA, not on {device.type}", "base.quantize=none")
-    for component, path in sorted(_linears(bundle)):
+    places = packable(bundle)
+    for component, path in places:
         parent, _, last = path.rpartition(".")
         holder = bundle.components[component].get_submodule(parent)
         linear: Any = getattr(holder, last)
@@ -75,32 +76,24 @@ def quantize(
         ).to(device)
         packed.bias = None if linear.bias is None else _frozen(linear.bias.detach().to(device))
         setattr(holder, last, packed)
-    for component in {component for component, _ in _linears(bundle)}:
+    for component in {component for component, _ in places}:
         module: Any = bundle.components[component]
         module.is_loaded_in_4bit = True  # PEFT asks for this before it takes such linears on
     bundle.module.to(device)
     bundle.quantized = NF4
 
 
-def _linears(bundle: Bundle) -> set[tuple[str, str]]:
-    """``(component, path)`` of every linear at a seam."""
-    found = {
-        (site.component, path)
-        for site in bundle.sites
-        for path in (*site.inputs.values(), site.output)
-        if path
-    }
-    return {
+def packable(bundle: Bundle) -> list[tuple[str, str]]:
+    """``(component, path)`` of the linears that are put into 4 bits.
+
+    Their rows are whole blocks: on the CPU the library reads others back wrongly (0.50.2), and no
+    model of a size that needs this has any.
+    """
+    return [
         (component, path)
-        for component, path in found
-        if _packable(bundle.components[component].get_submodule(path))
-    }
-
-
-def _packable(module: nn.Module) -> bool:
-    """Whether a linear's rows are whole blocks: on the CPU the library reads others back wrongly
-    (0.50.2), and no model of a size that needs this has any."""
-    return isinstance(module, nn.Linear) and module.in_features % BLOCK == 0
+        for component, path in bundle.linears()
+        if bundle.components[component].get_submodule(path).in_features % BLOCK == 0  # type: ignore[operator]
+    ]
 
 
 def _frozen(tensor: torch.Tensor) -> nn.Parameter:

@@ -120,6 +120,14 @@ def match_keys(component: str, wanted: Mapping[str, Tensor], given: Mapping[str,
             )
 
 
+def not_mergeable(what: str, spec: Mapping[str, Any]) -> UserError:
+    """The refusal to fold what is not linear, with the reason that the method's SPEC gives."""
+    return UserError(
+        f"{what} cannot be merged: {spec['not_linear']}",
+        "keep the adapter beside the base; generate takes both",
+    )
+
+
 def frozen(parameters: Iterable[nn.Parameter]) -> None:
     """Switch gradients off."""
     for parameter in parameters:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tunesmith.errors import Fault, UserError, did_you_mean
+from tunesmith.errors import Fault, did_you_mean
 from tunesmith.families._bundle import Bundle
-from tunesmith.methods._adapter import Adapter, State, frozen, match_keys, seeded
+from tunesmith.methods._adapter import Adapter, State, frozen, match_keys, not_mergeable, seeded
 from tunesmith.types import Site
 
 SPEC = {
@@ -201,10 +201,7 @@ class BottleneckAdapter(Adapter):
             layer.strength = float(strength)
 
     def merge(self) -> None:
-        raise UserError(
-            f"a bottleneck adapter cannot be merged: {SPEC['not_linear']}",
-            "keep it beside its base, or train a lora",
-        )
+        raise not_mergeable("a bottleneck adapter", SPEC)
 
     def detach(self) -> None:
         frozen(self.parameters().values())

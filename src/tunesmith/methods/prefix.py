@@ -7,20 +7,18 @@ reads. Unconditional rows of guidance see the prefix too.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tunesmith.errors import Fault, UserError, did_you_mean
 from tunesmith.families._bundle import Bundle
-from tunesmith.methods._adapter import Adapter, State, frozen, match_keys, seeded
+from tunesmith.methods._adapter import Adapter, State, frozen, match_keys, not_mergeable, seeded
 from tunesmith.methods._prefix_vectors import JoinedKeys, JoinedStates, Trunk, Vectors
+from tunesmith.randomness import own_generators
 from tunesmith.types import Example, Site
 
 SPEC = {
@@ -199,7 +197,8 @@ class PrefixAdapter(Adapter):
             holder = bundle.components[component].get_submodule(path) if inside else bundle.module
             self._places[name] = (holder, _KEYS if inside else _STATES)
         self._trunk = None
-        with _own_generators(seed or 0):
+        # Models draw from Python's in their forward pass (MusicGen's layer drop, even in evaluation).
+        with own_generators(seed or 0), seeded(seed or 0):
             start = self._start(bundle, shapes, seed)
             if config.mlp and seed is not None:
                 self._trunk = Trunk(config.length, config.mlp_width, bundle.device)
@@ -270,10 +269,7 @@ class PrefixAdapter(Adapter):
             joined.strength = float(strength)
 
     def merge(self) -> None:
-        raise UserError(
-            f"a prefix cannot be merged: {SPEC['not_linear']}",
-            "keep it beside its base, or train a lora",
-        )
+        raise not_mergeable("a prefix", SPEC)
 
     def detach(self) -> None:
         frozen(self.parameters().values())
@@ -282,19 +278,6 @@ class PrefixAdapter(Adapter):
 
 
 # --- the start ---
-
-
-@contextmanager
-def _own_generators(seed: int) -> Iterator[None]:
-    """torch's generators start from ``seed``; they, Python's and NumPy's are put back afterwards."""
-    # Models draw from Python's in their forward pass (MusicGen's layer drop, even in evaluation).
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with seeded(seed):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
 
 
 class _KeyListener(nn.Module):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tunesmith.errors import Fault, UserError
 from tunesmith.families._bundle import Bundle
 from tunesmith.families._tokens import TokenRows
-from tunesmith.methods._adapter import Adapter, State, match_keys
+from tunesmith.methods._adapter import Adapter, State, match_keys, not_mergeable
 from tunesmith.types import Site
 
 SPEC = {
@@ -262,10 +262,7 @@ class TextualInversionAdapter(Adapter):
             self._rows.strength = strength
 
     def merge(self) -> None:
-        raise UserError(
-            f"trained tokens cannot be merged: {SPEC['not_linear']}",
-            "keep the adapter beside the base; generate takes both",
-        )
+        raise not_mergeable("trained tokens", SPEC)
 
     def detach(self) -> None:
         self._use(False)

@@ -29,7 +29,6 @@ from tunesmith.training.plan_memory import (
     Request,
     empty_bundle,
     memory,
-    seam_linears,
 )
 from tunesmith.training.run import intervals
 
@@ -184,7 +183,7 @@ def make_plan(
     frames = a_step * statistics.fmean(material.seconds) * bundle.frame_rate_hz
     products = sum(
         bundle.components[part].get_submodule(path).weight.numel()  # type: ignore[operator,union-attr]
-        for part, path in seam_linears(bundle)
+        for part, path in bundle.linears()
     )
     passes = (3 if needed.trainable > total / 3 else 2) + train.activation_checkpointing
     step_s = None
@@ -294,13 +293,15 @@ def _verdict(loaded: Loaded, material: Material) -> Verdict | None:
 
 
 def _advice(loaded: Loaded) -> tuple[str, ...]:
-    rank = getattr(loaded.method_config, "rank", None)
-    presets = plugin("methods", loaded.config.method["name"]).spec.get("presets", {}).get("rank")
-    if not isinstance(rank, int) or not presets:
-        return ()
-    nearest = min(presets, key=lambda one: (abs(_log2(one) - _log2(rank)), one))
-    known = " · ".join(f"{one} {what}" for one, what in presets.items())
-    return (f"rank {rank} is good for {presets[nearest]} ({known})",)
+    """What a method's own sizes (rank, width, length, vectors) are good for, by its presets."""
+    found = []
+    presets = plugin("methods", loaded.config.method["name"]).spec.get("presets", {})
+    for name, known in presets.items():
+        size = getattr(loaded.method_config, name)
+        nearest = min(known, key=lambda one: (abs(_log2(one) - _log2(size)), one))
+        others = " · ".join(f"{one} {what}" for one, what in known.items())
+        found.append(f"{name} {size} is good for {known[nearest]} ({others})")
+    return tuple(found)
 
 
 def _log2(number: int) -> int:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tunesmith.errors import UserError
 from tunesmith.families import Base, skeleton
 from tunesmith.families._bundle import Bundle
+from tunesmith.families._quantize import NF4, packable
 from tunesmith.methods._adapter import Adapter
 from tunesmith.training.memory import (
     Device,
@@ -124,29 +125,14 @@ def _tensors(module: nn.Module) -> list[Tensor]:
     return [tensor for tensor in found if tensor.device.type == "meta"]
 
 
-def seam_linears(bundle: Bundle) -> list[tuple[str, str]]:
-    """``(component, path)`` of each linear at a seam: those that ``base.quantize`` packs."""
-    found = {
-        (site.component, path)
-        for site in bundle.sites
-        for path in (*site.inputs.values(), site.output)
-        if path
-    }
-    return sorted(
-        (component, path)
-        for component, path in found
-        if isinstance(bundle.components[component].get_submodule(path), nn.Linear)
-    )
-
-
 def _pack(bundle: Bundle, dtype: torch.dtype) -> list[Tensor]:
     packed = []
-    for component, path in seam_linears(bundle):
+    for component, path in packable(bundle):
         parent, _, last = path.rpartition(".")
         holder = bundle.components[component].get_submodule(parent)
         setattr(holder, last, Nf4Linear(getattr(holder, last), dtype))
         packed.append(getattr(holder, last).weight)
-    bundle.quantized = "nf4"
+    bundle.quantized = NF4
     return packed
 
 
@@ -168,7 +154,7 @@ class Rehearsal:
         try:
             with torch.random.fork_rng(), acted_out(self.meter, self.device):
                 self._act()
-        except (NotImplementedError, RuntimeError, TypeError) as error:
+        except (NotImplementedError, RuntimeError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else ""
             raise UserError(
                 f"the memory of this run cannot be told beforehand ({type(error).__name__}: {first})",
@@ -364,4 +350,4 @@ def _cache_bytes(bundle: Bundle, request: Request) -> int:
     return int(2 * width * 4 * frames * request.preview_rows)
 
 
-__all__ = ["Memory", "Pass", "Request", "empty_bundle", "memory", "seam_linears"]
+__all__ = ["Memory", "Pass", "Request", "empty_bundle", "memory"]

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from tunesmith.errors import UserError
-from tunesmith.families._quantize import _linears, quantize
+from tunesmith.families._quantize import packable, quantize
 from tunesmith.families.musicgen._tiny import tiny_bundle
 from tunesmith.methods import lora
 
@@ -35,7 +35,7 @@ def dequantised(linear: Any) -> torch.Tensor:
 @pytest.mark.parametrize("double", [True, False])
 def test_values_are_those_of_the_library(double: bool):
     bundle, plain = packed(double), tiny(0)
-    places = _linears(plain)
+    places = packable(plain)
     # Two layers of two attentions with four linears each, and of one feed-forward with two.
     assert len(places) == 2 * (2 * 4 + 2)
     for component, path in places:

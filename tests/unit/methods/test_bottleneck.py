@@ -152,7 +152,7 @@ def test_it_says_why_it_cannot_be_merged():
     adapter = bottleneck.attach(tiny(0), Config(width=2))
     with pytest.raises(UserError, match="non-linear function cannot be folded") as caught:
         adapter.merge()
-    assert "train a lora" in str(caught.value)
+    assert "keep the adapter beside the base" in str(caught.value)
 
 
 def test_what_was_saved_does_not_follow_what_trains():
