@@ -1,4 +1,4 @@
-"""A file or folder in ``families/ methods/ metrics/ tasks/`` is the plug-in; its name is its name.
+"""A file or folder in ``families/ methods/ metrics/ embeddings/ tasks/`` is the plug-in; its name is its name.
 
 Each carries a literal ``SPEC`` dictionary which is read from the source text, not by importing, so
 that ``--help`` and ``ls`` never pay for torch. Third parties plug in through an entry point
@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from tunesmith.errors import UserError, did_you_mean
 
-Kind = Literal["families", "methods", "metrics", "tasks"]
+Kind = Literal["families", "methods", "metrics", "embeddings", "tasks"]
 
 _ROOT = Path(__file__).parent
 

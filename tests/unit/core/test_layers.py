@@ -17,7 +17,7 @@ LAYERS = [
     ["types", "errors"],
     ["registry", "config_source", "atomic", "randomness"],
     ["analysis", "objectives", "metrics"],
-    ["captioners"],
+    ["captioners", "embeddings"],
     ["families"],
     ["methods", "tasks"],
     ["config"],

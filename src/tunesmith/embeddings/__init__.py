@@ -1,0 +1,1 @@
+"""What hears sound for the metrics: one file each, with a literal ``SPEC`` and a ``load``."""
