@@ -19,6 +19,7 @@ SCRIPTS = (
     "duplicates",
     "facts",
     "tagger",
+    "metrics",
     "hostile",
     "kill_prepare",
     "peft_opens",
@@ -32,6 +33,7 @@ SCRIPTS = (
     "pocket",
     "demo",
     "methods",
+    "memorisation",
     "real_gap",
 )
 

@@ -11,6 +11,9 @@ import torch
 from tunesmith.config import load_config
 from tunesmith.data.check import check
 from tunesmith.data.prepare import prepare
+from tunesmith.evaluation.evaluate import Wishes
+from tunesmith.evaluation.evaluate import evaluate as _evaluate
+from tunesmith.evaluation.findings import Evaluation
 from tunesmith.families import base_limits, find_base
 from tunesmith.families import load as load_base
 from tunesmith.families._bundle import Bundle
@@ -74,6 +77,21 @@ def train(
     if not resume:
         loaded = with_data(loaded)
     return run_training(loaded, resume=resume)
+
+
+def evaluate(
+    names: Sequence[str | Path],
+    *,
+    out: str | Path,
+    reference: str | Path | None = None,
+    general: str | Path | None = None,
+    **wishes: Any,
+) -> Evaluation:
+    """Measure runs, bases and folders; see :func:`tunesmith.evaluation.evaluate.evaluate`.
+
+    ``wishes`` are those of :class:`tunesmith.evaluation.evaluate.Wishes`: ``takes=32``, ``seed=1`` ...
+    """
+    return _evaluate(names, out=out, reference=reference, general=general, wishes=Wishes(**wishes))
 
 
 class Model:
@@ -244,6 +262,7 @@ __all__ = [
     "Model",
     "blend",
     "check",
+    "evaluate",
     "extract",
     "limits",
     "merge",

@@ -7,7 +7,6 @@ that went. Writes ``report.html`` and ``report.json``.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,8 +23,10 @@ from tunesmith.families import EMBEDDED, base_limits
 from tunesmith.formats.adapter import read_card
 from tunesmith.metrics import tagger
 from tunesmith.metrics.gap import Gap
+from tunesmith.report.as_json import dumps, joined, report_json
+from tunesmith.report.contents import Measure, Report, Row, Section, Track
 from tunesmith.report.gap import GapClosed, sentences
-from tunesmith.report.page import Row, Section, Track, write_report
+from tunesmith.report.page import write_report
 from tunesmith.report.run import run_report
 from tunesmith.training.hardware import best_device
 from tunesmith.training.log import read_metrics
@@ -121,10 +122,11 @@ def demo(
     event("phase", {"name": "measuring"})
     gap = gap_closed(files.held_out, files.codec, files.base, files.adapted, seed=seed)
     stop.check("stopped while measuring; run the same command again")
-    numbers = _numbers(runs, gap)
-    write_bytes(out / "report.json", (json.dumps(numbers, indent=2) + "\n").encode())
     event("phase", {"name": "writing the report"})
-    return DemoResult(_page(out, runs, gap, files, seed), numbers, sentences(gap))
+    report = _report(out, runs, gap, files, seed)
+    numbers = joined(report_json(report), _numbers(runs, gap))
+    write_bytes(out / "report.json", dumps(numbers).encode())
+    return DemoResult(write_report(report, out / "report.html"), numbers, sentences(gap))
 
 
 def _data_sets(out: Path, stop: StopFlag) -> None:
@@ -273,7 +275,7 @@ def _numbers(runs: Sequence[Path], gap: Gap) -> dict[str, Any]:
     }
 
 
-def _page(out: Path, runs: Sequence[Path], gap: Gap, files: _Files, seed: int) -> Path:
+def _report(out: Path, runs: Sequence[Path], gap: Gap, files: _Files, seed: int) -> Report:
     shown = middle(gap)
     pairs = list(zip(files.prompts, files.base, files.adapted[shown], strict=True))
     rows = [
@@ -322,6 +324,19 @@ def _page(out: Path, runs: Sequence[Path], gap: Gap, files: _Files, seed: int) -
         title="Tunesmith demo: calypso on the pocket base",
         rows=first,
         sections=sections,
+        measures=[
+            Measure(
+                "KAD",
+                gap.base,
+                gap.adapted[shown],
+                "lower",
+                "How far the sound as a whole lies from the held-out recordings; p is of all trainings.",
+                n=gap.n_takes,
+                embedding=tagger.NAME,
+                p_value=gap.p_value,
+                n_reference=gap.n_reference,
+            )
+        ],
         gap=GapClosed(
             gap,
             tagger.NAME,
@@ -336,4 +351,4 @@ def _page(out: Path, runs: Sequence[Path], gap: Gap, files: _Files, seed: int) -
     if len(runs) > 1:
         subtitle = f"{report.subtitle}; the middle one of {len(runs)} trainings"
         report = replace(report, subtitle=subtitle)
-    return write_report(report, out / "report.html")
+    return report

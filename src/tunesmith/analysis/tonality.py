@@ -156,6 +156,13 @@ def pitch_classes(notes: np.ndarray) -> np.ndarray:
     return folded / (peak + 0.1 * folded.max(axis=(0, 2), keepdims=True) + 1e-9)
 
 
+def chroma_in(spectra: np.ndarray) -> np.ndarray:
+    """How much each pitch class sounds in magnitudes ``[F, bins]``: ``[F, 12]``, 0 in silence."""
+    if float(spectra.max(initial=0.0)) <= 1e-9:
+        return np.zeros((len(spectra), 12), np.float32)
+    return pitch_classes(_notes(spectra, find_tuning(spectra)[0]))[:, 0]
+
+
 def key_scores(classes: np.ndarray) -> np.ndarray:
     """``[F, 2, 12]`` to how well the keys of :data:`KEYS` fit: ``[24]`` in -1..1."""
     everything, bass = _unit(classes.mean(axis=0)) @ _PROFILES.T

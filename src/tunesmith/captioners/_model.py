@@ -1,9 +1,10 @@
-"""Finding a captioning model, and what both kinds of captioner need around it."""
+"""Finding a model that hears, and what captioners, embeddings and transcribers need around it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ class Found:
         model_type: of its ``config.json``.
         version: the hub's commit, or a hash of the folder's files.
         hub_id: where the weights have yet to be fetched from; empty for a folder.
+        what: what errors call it.
     """
 
     label: str
@@ -42,13 +44,19 @@ class Found:
     model_type: str
     version: str
     hub_id: str = ""
+    what: str = "captioner"
 
 
-def find(name: str) -> Found:
+def find(name: str, what: str = "captioner", known: Sequence[str] = ("clap",)) -> Found:
     """The model called ``name``: a folder, or ``owner/model`` with or without ``@revision``.
 
-    From the hub only the small files are fetched, so that a model that cannot caption is refused
+    From the hub only the small files are fetched, so that a model that will not do is refused
     before gigabytes of it arrive.
+
+    Args:
+        name: what the user called it.
+        what: what errors call it.
+        known: short names that the user may have meant.
 
     Errors: :class:`UserError` where there is none.
     """
@@ -58,39 +66,46 @@ def find(name: str) -> Found:
         label = folder.resolve().name
     else:
         label, _, revision = name.partition("@")
-        folder = _from_hub(name, label, revision or None, _SMALL)
+        folder = _from_hub(name, label, revision or None, _SMALL, what, known)
         commit = folder.name
     config_file = folder / "config.json"
     try:
         model_type = str(json.loads(config_file.read_text(encoding="utf-8"))["model_type"])
     except FileNotFoundError:
         raise UserError(
-            f"captioner '{name}' has no config.json", "give a folder in the hub's layout"
+            f"{what} '{name}' has no config.json", "give a folder in the hub's layout"
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"captioner '{name}': config.json names no model_type ({type(error).__name__})",
+            f"{what} '{name}': config.json names no model_type ({type(error).__name__})",
             "download it again",
         ) from None
     if commit:
-        return Found(label, folder, model_type, commit, label)
-    _check_weights(folder, name)
-    return Found(label, folder, model_type, _hash(folder))
+        return Found(label, folder, model_type, commit, label, what)
+    _check_weights(folder, name, what)
+    return Found(label, folder, model_type, _hash(folder), what=what)
 
 
-def _check_weights(folder: Path, name: str) -> None:
+def _check_weights(folder: Path, name: str, what: str) -> None:
     if not list(folder.glob("*.safetensors")):
         raise UserError(
-            f"captioner '{name}' has no .safetensors weights, and pickled ones are never opened",
+            f"{what} '{name}' has no .safetensors weights, and pickled ones are never opened",
             "give a revision that has them (owner/model@refs/pr/1), or convert them first",
         )
 
 
-def _from_hub(name: str, model: str, revision: str | None, wanted: list[str]) -> Path:
+def _from_hub(
+    name: str,
+    model: str,
+    revision: str | None,
+    wanted: list[str],
+    what: str,
+    known: Sequence[str] = (),
+) -> Path:
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise UserError(
-            f"no captioner '{name}': neither a folder nor a hub id",
-            f"{did_you_mean(name, ['clap'])}; or give a folder in the hub's layout, or owner/model",
+            f"no {what} '{name}': neither a folder nor a hub id",
+            f"{did_you_mean(name, known)}; or give a folder in the hub's layout, or owner/model",
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -101,13 +116,13 @@ def _from_hub(name: str, model: str, revision: str | None, wanted: list[str]) ->
         )
     except (LocalEntryNotFoundError, ConnectionError) as error:
         raise UserError(
-            f"captioner '{name}' is neither a folder nor in the cache, and the hub cannot be reached",
+            f"{what} '{name}' is neither a folder nor in the cache, and the hub cannot be reached",
             "check the spelling and the connection, or download it once where there is one",
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
-            f"captioner '{name}' could not be fetched from the hub ({first})",
+            f"{what} '{name}' could not be fetched from the hub ({first})",
             "check the name, accept the model's licence on its page, log in with `hf auth login`",
         ) from error
     return Path(folder)
@@ -148,8 +163,8 @@ def load_weights(model_class: Any, found: Found, name: str, dtype: torch.dtype) 
         The library itself would fill what is missing with random numbers and a warning.
     """
     if found.hub_id:
-        _from_hub(name, found.hub_id, found.version, _WEIGHTS)
-        _check_weights(found.path, name)
+        _from_hub(name, found.hub_id, found.version, _WEIGHTS, found.what)
+        _check_weights(found.path, name, found.what)
     from transformers.utils import logging as transformers_logging
 
     verbosity = transformers_logging.get_verbosity()
@@ -164,19 +179,20 @@ def load_weights(model_class: Any, found: Found, name: str, dtype: torch.dtype) 
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise broken(name, error) from error
+        raise broken(name, error, found.what) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
     lacking = sorted({*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])})
     if lacking:
-        raise broken(name, f"{len(lacking)} weights missing or misshapen, first {lacking[0]}")
+        first = f"{len(lacking)} weights missing or misshapen, first {lacking[0]}"
+        raise broken(name, first, found.what)
     return model.eval()
 
 
-def broken(name: str, error: Exception | str) -> UserError:
+def broken(name: str, error: Exception | str, what: str = "captioner") -> UserError:
     """The error for a model whose files cannot be made into one."""
     first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return UserError(f"captioner '{name}' cannot be opened ({first})", "download it again")
+    return UserError(f"{what} '{name}' cannot be opened ({first})", "download it again")
 
 
 def place(device: str, dtype: str, *, small: bool) -> tuple[torch.device, torch.dtype]:

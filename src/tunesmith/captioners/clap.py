@@ -11,25 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
-import torch
-from transformers import AutoProcessor, ClapModel
 
-from tunesmith.captioners import DEFAULT_CLAP, Told
-from tunesmith.captioners._model import (
-    Found,
-    broken,
-    fingerprint,
-    is_silent,
-    load_weights,
-    mono_at,
-    place,
-)
+from tunesmith.captioners import Told
+from tunesmith.captioners._clap import ClapSpace
+from tunesmith.captioners._model import Found, fingerprint, is_silent, mono_at, place
 from tunesmith.captioners.vocabulary import CAPTION_WORDS, GROUPS, Group
-from tunesmith.errors import UserError
-from tunesmith.randomness import own_generators
 from tunesmith.types import Audio
 
 # How many times chance a word's probability must be, and how many times that of the best word left
@@ -38,15 +26,6 @@ LIFT = 4.0
 MARGIN = 1.3
 _HIGHEST = 0.6  # in a group of three, four times chance cannot be reached
 
-_COLLAPSED = 0.98
-_UNRELATED = (
-    "a dog barks in the rain",
-    "fast heavy metal with screamed vocals",
-    "someone typing on a keyboard",
-    "a calm solo harp lullaby",
-    "a jet engine starts",
-    "a crowd laughing",
-)
 _WINDOWS = 8  # at most, spread over the clip
 
 
@@ -63,8 +42,8 @@ class ClapTagger:
         name: what the user called it.
         device, dtype: as in :func:`tunesmith.captioners.open_captioner`.
 
-    Errors: :class:`UserError` for weights that do not load, or a collapsed text tower:
-        ``laion/larger_clap_music`` as converted gives unrelated sentences a cosine of 0.999.
+    Errors: :class:`UserError` for weights that do not load, or a collapsed text tower
+        (:class:`tunesmith.captioners._clap.ClapSpace`).
     """
 
     source = "clap"
@@ -73,27 +52,15 @@ class ClapTagger:
         self, found: Found, *, name: str, device: str = "auto", dtype: str = "auto"
     ) -> None:
         self.name = name
-        self._device, self._dtype = place(device, dtype, small=True)
-        try:
-            self._processor: Any = AutoProcessor.from_pretrained(found.path, local_files_only=True)
-        except (ImportError, OSError, ValueError, KeyError, TypeError) as error:
-            raise broken(name, error) from error
-        self._model = load_weights(ClapModel, found, name, self._dtype).to(self._device)
-        alike = self._likeness(_UNRELATED)
-        if not alike <= _COLLAPSED:  # NaN is no better
-            raise UserError(
-                f"captioner '{name}' cannot tell texts apart (cosine of unrelated ones: {alike:.3f})",
-                f"its text side is broken; use clap:{DEFAULT_CLAP}",
-            )
-        self._scale = float(self._model.logit_scale_a.detach().exp())
+        where, precision = place(device, dtype, small=True)
+        self._space = ClapSpace(found, name=name, device=where, dtype=precision)
+        self._scale = self._space.scale
         self._texts = [
-            self._embed_texts([group.template.format(word) for word in group.words])
+            self._space.embed_texts([group.template.format(word) for word in group.words])
             for group in GROUPS
         ]
-        extractor = self._processor.feature_extractor
-        self.sample_rate_hz = int(extractor.sampling_rate)
-        self._window = int(extractor.nb_max_samples)
-        self.fingerprint = fingerprint(found, GROUPS, LIFT, MARGIN, _WINDOWS, self._dtype)
+        self.sample_rate_hz = self._space.sample_rate_hz
+        self.fingerprint = fingerprint(found, GROUPS, LIFT, MARGIN, _WINDOWS, precision)
 
     def caption(self, clips: Sequence[Audio]) -> list[Told]:
         """Tags in the order genre, instruments, mood, texture, voice; empty where none is sure."""
@@ -119,37 +86,9 @@ class ClapTagger:
                 kept.append(float(probabilities[group.name][index]))
         return Told(", ".join(words), float(np.mean(kept)) if kept else 0.0)
 
-    @torch.inference_mode()
-    def _embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """float64 ``[texts, D]`` of length 1."""
-        tokens = self._processor.tokenizer(list(texts), padding=True, return_tensors="pt")
-        found = self._model.get_text_features(**tokens.to(self._device)).pooler_output
-        return found.double().cpu().numpy()
-
-    def _likeness(self, texts: Sequence[str]) -> float:
-        vectors = self._embed_texts(texts)
-        cosines = vectors @ vectors.T
-        return float(cosines[~np.eye(len(texts), dtype=bool)].mean())
-
-    @torch.inference_mode()
     def _embed_sound(self, mono: np.ndarray) -> np.ndarray:
         """float64 ``[D]`` of length 1 from float32 ``[T]``."""
-        windows = list(_windows(mono, self._window))
-        # The feature extractor may draw from the global generator.
-        with own_generators(0):
-            # One at a time: with feature fusion the extractor picks one of a batch at random.
-            features = [
-                self._processor.feature_extractor(
-                    window, sampling_rate=self.sample_rate_hz, return_tensors="pt"
-                )
-                for window in windows
-            ]
-        mels = torch.cat([one["input_features"] for one in features])
-        longer = torch.cat([torch.as_tensor(one["is_longer"]).reshape(1, 1) for one in features])
-        found = self._model.get_audio_features(
-            input_features=mels.to(self._device, self._dtype), is_longer=longer.to(self._device)
-        ).pooler_output
-        mean = found.double().mean(dim=0).cpu().numpy()
+        mean = self._space.embed_windows(list(_windows(mono, self._space.window))).mean(axis=0)
         return mean / max(float(np.linalg.norm(mean)), 1e-12)
 
 

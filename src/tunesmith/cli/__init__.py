@@ -10,10 +10,12 @@ import typer
 from tunesmith.cli.blend import blend
 from tunesmith.cli.check import check
 from tunesmith.cli.demo import demo
+from tunesmith.cli.evaluate import evaluate
 from tunesmith.cli.export import export
 from tunesmith.cli.extract import extract
 from tunesmith.cli.generate import generate
 from tunesmith.cli.import_ import import_
+from tunesmith.cli.listen import listen
 from tunesmith.cli.ls import ls
 from tunesmith.cli.merge import merge
 from tunesmith.cli.plan import plan
@@ -32,13 +34,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _VERBS = (
-    *(prepare, check, plan, train, generate),
+    *(prepare, check, plan, train, evaluate, generate),
     *(blend, merge, extract, export, import_, push),
     *(ls, selftest, demo),
 )
 for verb in _VERBS:
     name = verb.__name__.rstrip("_")  # import_ cannot go by its own name in Python
     app.command(name, context_settings={"allow_interspersed_args": True})(verb)
+app.add_typer(listen)
 
 
 def _version(value: bool) -> None:

@@ -91,9 +91,18 @@ class RunDisplay:
         elif kind == "valid":
             parts = [
                 f"{name} {values[key]:.4f}"
-                for name, key in (("validation loss", "loss"), ("general loss", "general_loss"))
+                for name, key in (
+                    ("validation loss", "loss"),
+                    ("general loss", "general_loss"),
+                    ("anchor loss", "anchor_loss"),
+                )
                 if key in values
             ]
             self.say(f"{before}step {values['step']}: {', '.join(parts)}")
+        elif kind == "pitfall":
+            mend = f" - {values['mend']}" if values["mend"] else ""
+            self.say(f"{before}pitfall: {values['message']}{mend}")
+            if values["action"]:
+                self.say(f"{before}  done: {values['action']}")
         elif kind == "phase":
             self.say(f"{before}{values['name']}")

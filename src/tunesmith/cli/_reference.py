@@ -28,6 +28,14 @@ def reference() -> str:
         assert command.callback is not None
         name = command.name or command.callback.__name__
         parts.append(f"## tunesmith {name}\n\n```\n{shown(name)}\n```\n")
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        inner = group.typer_instance.info.name
+        parts.append(f"## tunesmith {inner}\n\n```\n{shown(inner)}\n```\n")
+        for command in group.typer_instance.registered_commands:
+            assert command.callback is not None
+            name = command.callback.__name__
+            parts.append(f"### tunesmith {inner} {name}\n\n```\n{shown(inner, name)}\n```\n")
     parts.append(
         "## Settings of a run\n\nIn a YAML file, or as `key=value` behind `tunesmith train`.\n"
     )

@@ -14,7 +14,7 @@ def _tables() -> dict[str, Any]:
     return {
         **{
             kind: {name: dict(plugin.spec) for name, plugin in plugins(kind).items()}
-            for kind in ("families", "methods", "metrics", "tasks")
+            for kind in ("families", "methods", "metrics", "embeddings", "tasks")
         },
         "composed": {name: dict(parts) for name, parts in COMPOSED.items()},
         "recipes": recipes(),
@@ -25,7 +25,7 @@ def _tables() -> dict[str, Any]:
 def ls(
     as_json: Annotated[bool, typer.Option("--json", help="The same, for programs.")] = False,
 ) -> None:
-    """Show families, methods, their compositions, metrics, tasks, recipes, and which method works on which family."""
+    """Show families, methods, metrics, embeddings, tasks, recipes, and which method works on which family."""
     tables = _tables()
     if as_json:
         typer.echo(json.dumps(tables, indent=2))
@@ -35,7 +35,7 @@ def ls(
 
     console = Console(highlight=False)
     titles = {"composed": "methods composed of others"}
-    for kind in ("families", "methods", "composed", "metrics", "tasks", "recipes"):
+    for kind in ("families", "methods", "composed", "metrics", "embeddings", "tasks", "recipes"):
         table = Table(
             "name",
             "what it is",

@@ -35,6 +35,12 @@ class DataConfig(_Strict):
     general: str | None = Field(
         None, description="other recordings, never trained on: their loss shows what is forgotten"
     )
+    anchor: int | None = Field(
+        None,
+        ge=0,
+        description="clips that the base makes of itself, once, to show what is forgotten; "
+        "default: 8 with auto_fix and no data.general, else none",
+    )
 
 
 class ConceptConfig(_Strict):
@@ -141,6 +147,11 @@ class RunConfig(_Strict):
     replay: ReplayConfig = ReplayConfig()  # type: ignore[call-arg]
     train: TrainConfig = TrainConfig()  # type: ignore[call-arg]
     preview: PreviewConfig = PreviewConfig()  # type: ignore[call-arg]
+    watch: bool = Field(True, description="watch for pitfalls: docs/pitfalls.md")
+    auto_fix: bool = Field(
+        False,
+        description="act on pitfalls: go back with a lower rate, stop early, replay what is forgotten",
+    )
     seed: int = Field(0, description="seed of everything random in the run")
     init_from: str | None = Field(
         None, description="adapter whose weights to start from (not --resume)"

@@ -11,9 +11,10 @@ from typing import Any
 
 from tunesmith.data.encode import read_audio
 from tunesmith.errors import UserError
+from tunesmith.evaluation.open import BaseName, opened
 from tunesmith.families import find_base, load
 from tunesmith.families._bundle import Bundle
-from tunesmith.formats.adapter import card_hash, load_adapter
+from tunesmith.formats.adapter import card_hash
 from tunesmith.formats.sound import read_made_of, write_sound
 from tunesmith.tasks.generate import check_duration
 from tunesmith.training.hardware import best_device
@@ -34,6 +35,9 @@ def make_takes(
     seed: int,
     duration_s: float,
     batch_size: int = BATCH,
+    revision: str | None = None,
+    quantize: str = "",
+    worded: bool = False,
     stop: StopFlag,
     on_event: OnEvent,
 ) -> list[str]:
@@ -50,6 +54,9 @@ def make_takes(
         seed: of the first take.
         duration_s: seconds of each.
         batch_size: takes at a time.
+        revision: of the base on the hub.
+        quantize: ``nf4`` holds the base in 4 bits.
+        worded: ask a run as it was taught: with its rare token or its trained one.
         stop: polled often.
         on_event: told ``takes`` with ``done`` and ``total``.
 
@@ -60,10 +67,8 @@ def make_takes(
         UserError: a length the base cannot give, or an adapter of another base.
         Stopped: what was made stays.
     """
-    bundle = load(find_base(base), device=best_device())
+    bundle, wording = opened(BaseName(base, revision, quantize).plain(), run)
     check_duration(bundle, duration_s)
-    if run is not None:
-        load_adapter(Path(run), bundle)
     common = {
         "base": bundle.name,
         "base_hash": bundle.base_hash,
@@ -71,7 +76,12 @@ def make_takes(
         "duration_s": duration_s,
         **asdict(bundle.sampling),
     }
-    recipes = [common | {"prompt": text, "seed": seed + i} for i, text in enumerate(prompts)]
+    if bundle.quantized:
+        common |= {"quantize": bundle.quantized}
+    recipes = [
+        common | {"prompt": wording(text) if worded else text, "seed": seed + i}
+        for i, text in enumerate(prompts)
+    ]
     files = [Path(out) / f"{index:03d}.flac" for index in range(len(recipes))]
     missing = [pair for pair in zip(files, recipes, strict=True) if not _is_made_of(*pair)]
     done, todo = len(files) - len(missing), iter(missing)
@@ -91,7 +101,13 @@ def make_takes(
 
 
 def through_codec(
-    *, out: str | Path, base: str, files: Sequence[str], stop: StopFlag, on_event: OnEvent
+    *,
+    out: str | Path,
+    base: str,
+    files: Sequence[str],
+    revision: str | None = None,
+    stop: StopFlag,
+    on_event: OnEvent,
 ) -> list[str]:
     """Recordings as the base's codec renders them: the best that any adapter could sound.
 
@@ -99,6 +115,7 @@ def through_codec(
         out: folder of the renderings.
         base: name of the base.
         files: the recordings, none longer than the base allows.
+        revision: of the base on the hub.
         stop: polled before each.
         on_event: told ``takes`` with ``done`` and ``total``.
 
@@ -109,7 +126,7 @@ def through_codec(
         UserError: a file that cannot be read.
         Stopped: what was made stays.
     """
-    bundle = load(find_base(base), device=best_device())
+    bundle = load(find_base(base, revision), device=best_device())
     made = []
     for index, file in enumerate(map(Path, files)):
         stop.check("stopped while encoding; run the same command again")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -22,6 +23,7 @@ class Result:
         n_candidate: embeddings in the candidate set.
         dimension: width of the embedding.
         warnings: what a reader must know before trusting the number, one sentence each.
+        details: further numbers of the metric, by name.
     """
 
     value: float
@@ -31,6 +33,7 @@ class Result:
     n_candidate: int
     dimension: int
     warnings: tuple[str, ...] = ()
+    details: Mapping[str, float] = field(default_factory=dict)
 
 
 def embeddings(values: np.ndarray, name: str, *, at_least: int = 2) -> np.ndarray:
@@ -80,3 +83,20 @@ def pair(
             "embed both sets with the same model",
         )
     return x, y
+
+
+def file_codes(ids: Sequence[Hashable], rows: int, name: str) -> np.ndarray:
+    """File of every row ``[N]`` as a number from 0, in order of first appearance.
+
+    Args:
+        ids: one file id a row.
+        rows: how many rows there are.
+        name: metric and set, for an error.
+
+    Raises:
+        UserError: another number of ids than rows.
+    """
+    if len(ids) != rows:
+        raise UserError(f"{name}: {len(ids)} ids for {rows} rows", "give one id per row")
+    known: dict[Hashable, int] = {}
+    return np.array([known.setdefault(one, len(known)) for one in ids], dtype=np.intp)

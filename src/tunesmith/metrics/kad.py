@@ -7,12 +7,14 @@ Kernel Two-Sample Test". Unlike FAD it assumes no shape and has no bias at small
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from math import comb
 
 import numpy as np
+from scipy.stats import t as student
 
 from tunesmith.errors import UserError
-from tunesmith.metrics._result import Result, pair
+from tunesmith.metrics._result import Result, file_codes, pair
 
 SPEC = {
     "name": "kad",
@@ -25,7 +27,7 @@ _CHUNK = 1024
 """Rows of one block of distances: 1024 × 20,000 float64 is 160 MB."""
 
 _LARGEST = 12_000
-"""Rows above which the permutation test is refused: its one kernel matrix would pass 1.2 GB."""
+"""Files above which the permutation test is refused: its one kernel matrix would pass 1.2 GB."""
 
 
 def compute(
@@ -37,11 +39,28 @@ def compute(
     bandwidth: float | None = None,
     groups: tuple[Sequence[Hashable], Sequence[Hashable]] | None = None,
 ) -> Result:
-    """100·MMD² with a Gaussian kernel, unbiased, float64.
+    """100·MMD² with a Gaussian kernel, unbiased, float64, with a 95 % interval.
 
     k(x, y) = exp(−‖x−y‖²/2σ²), σ = the median pairwise distance of the *reference*: fixed by the
     reference, every candidate is measured with the same ruler. The value is never clamped; under
     no difference it is negative about half the time.
+
+    **Files, not windows, are counted** where ``groups`` are given: the kernel of two files is the
+    mean over their windows (Gärtner et al. 2002, "Multi-Instance Kernels"), and a file is never
+    compared with itself. Without groups every row is a file of its own.
+
+    **The interval** is that of a score test, as Wilson's is for a share: all θ ≥ 0 and below with
+    (value − θ)² ≤ t²·(V₂ + κ·max(θ, 0)). V₂ is the variance that stays where the sets do not
+    differ (the second term of Hoeffding's decomposition, estimated without bias by U-centring,
+    Székely and Rizzo 2014); κ·θ is the one that grows with the distance, κ = jackknife
+    variance (Arvesen 1969, both samples) over the biased MMD², which is never 0. A plain
+    value ± t·jackknife fails where the sets hardly differ: the leading term of the variance is 0
+    there, and the jackknife counts the other one twice. t has Welch's degrees of freedom.
+
+    It takes σ as given: with a median as the bandwidth it is an interval for the distance at *that*
+    bandwidth. It fails where a few files hold all the difference (heavy tails that the sample did
+    not meet), and where rows are taken for independent that are not; give ``groups`` then. None
+    below 4 files on a side.
 
     Args:
         reference: ``[M, D]``, M ≥ 2.
@@ -53,11 +72,12 @@ def compute(
             not independent; with groups they change sides together.
 
     Returns:
-        The distance; ``p_value`` = (1 + draws at least as large) / (1 + permutations).
+        The distance; ``p_value`` = (1 + draws at least as large) / (1 + permutations);
+        ``details``: the bandwidth, and how many files were counted on each side.
 
     Raises:
-        UserError: wrong shapes, NaN, group lists of another length, a reference of identical rows
-            without a bandwidth, or a permutation test over too many rows.
+        UserError: wrong shapes, NaN, group lists of another length, a single file, a reference of
+            identical rows without a bandwidth, or a permutation test over too many files.
     """
     x, y = pair(reference, candidate)
     if permutations < 0:
@@ -71,20 +91,26 @@ def compute(
             f"kad: the kernel's bandwidth is {sigma:g}",
             "the reference clips must differ from each other; give more of them, or a bandwidth",
         )
-    labels = _labels(groups, len(x), len(y))
-    warnings = _warnings(labels, len(x), len(y), permutations)
-    if permutations:
-        value, p_value = _tested(x, y, sigma, labels, permutations, seed)
-    else:
-        value, p_value = _value(x, y, sigma), None
+    rows, starts, m = _by_file(x, y, groups)
+    n = len(starts) - m
+    if min(m, n) < 2:
+        raise UserError(f"kad: {m} reference and {n} candidate files", "two of each are the least")
+    if permutations and m + n > _LARGEST:
+        raise UserError(
+            f"kad: a permutation test over {m + n} files needs {(m + n) ** 2 * 8 / 1e9:.0f} GB",
+            f"measure at most {_LARGEST} in all, or set permutations to 0",
+        )
+    matrix = np.empty((m + n, m + n)) if permutations else None
+    sums = _Sums.of(rows, starts, m, sigma, matrix)
     return Result(
-        value=value,
-        interval=None,
-        p_value=p_value,
+        value=100.0 * sums.value(),
+        interval=_interval(sums) if min(m, n) >= 4 else None,
+        p_value=None if matrix is None else _p_value(matrix, m, permutations, seed),
         n_reference=len(x),
         n_candidate=len(y),
         dimension=x.shape[1],
-        warnings=warnings,
+        warnings=_warnings(m, n, permutations),
+        details={"bandwidth": sigma, "files_reference": m, "files_candidate": n},
     )
 
 
@@ -116,117 +142,173 @@ def _kernel(a: np.ndarray, b: np.ndarray, sigma: float) -> np.ndarray:
     return np.exp(out, out=out)
 
 
-def _value(x: np.ndarray, y: np.ndarray, sigma: float) -> float:
-    """100·MMD² block by block: no matrix larger than ``_CHUNK`` rows is ever held."""
-    m, n = len(x), len(y)
-
-    def total(a: np.ndarray, b: np.ndarray) -> float:
-        starts = range(0, len(a), _CHUNK)
-        return sum(float(_kernel(a[s : s + _CHUNK], b, sigma).sum()) for s in starts)
-
-    # A row with itself is exp(0) = 1: M and N ones come off.
-    within_x = (total(x, x) - m) / (m * (m - 1))
-    within_y = (total(y, y) - n) / (n * (n - 1))
-    return 100.0 * (within_x + within_y - 2.0 * total(x, y) / (m * n))
-
-
-def _labels(
-    groups: tuple[Sequence[Hashable], Sequence[Hashable]] | None, m: int, n: int
-) -> tuple[np.ndarray, int]:
-    """Group of every pooled row ``[M+N]``, and how many groups are the reference's.
-
-    One id on both sides means two groups: a reference and what was made from it are two things.
-    """
-    if groups is None:
-        return np.arange(m + n), m
-    codes, counts = [], []
-    for ids, rows, name in ((groups[0], m, "reference"), (groups[1], n, "candidate")):
-        if len(ids) != rows:
-            raise UserError(
-                f"kad: {len(ids)} {name} groups for {rows} embeddings", "give one file id per row"
-            )
-        known: dict[Hashable, int] = {}
-        codes.append(np.array([known.setdefault(item, len(known)) for item in ids]))
-        counts.append(len(known))
-    return np.concatenate([codes[0], codes[1] + counts[0]]), counts[0]
-
-
-def _tested(
+def _by_file(
     x: np.ndarray,
     y: np.ndarray,
-    sigma: float,
-    labels: tuple[np.ndarray, int],
-    permutations: int,
-    seed: int,
-) -> tuple[float, float]:
-    """Value and p-value from one kernel matrix.
+    groups: tuple[Sequence[Hashable], Sequence[Hashable]] | None,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """All rows, those of a file side by side; where each file begins; files of the reference.
 
-    With K's diagonal at 0, z ∈ {0,1} marking the reference's side and S = ΣK, all three sums follow
-    from q = zᵀKz and r = zᵀK1: within x is q, across is r − q, within y is S − 2r + q. A draw costs
-    one product, and many draws are one matrix product. σ stays that of the actual reference, so the
-    ruler does not change from draw to draw.
+    One id on both sides means two files: a reference and what was made from it are two things.
     """
-    codes, groups_x = labels
-    pooled = np.concatenate([x, y])
-    rows = len(pooled)
-    if rows > _LARGEST:
-        raise UserError(
-            f"kad: a permutation test over {rows} embeddings needs {rows * rows * 8 / 1e9:.0f} GB",
-            f"measure at most {_LARGEST} in all, or set permutations to 0",
-        )
-    count = int(codes.max()) + 1
-    sums = np.zeros((count, rows))
-    for start in range(0, rows, _CHUNK):
-        block = _kernel(pooled[start : start + _CHUNK], pooled, sigma)
-        block[np.arange(len(block)), np.arange(start, start + len(block))] = 0.0
-        np.add.at(sums, codes[start : start + _CHUNK], block)
-    if count < rows:  # fold the columns too: rows of one group never part
-        order = np.argsort(codes, kind="stable")
-        sums = np.add.reduceat(sums[:, order], np.searchsorted(codes[order], range(count)), axis=1)
-    sizes = np.bincount(codes).astype(np.float64)
-    row_sums = sums.sum(axis=1)
+    if groups is None:
+        return np.concatenate([x, y]), np.arange(len(x) + len(y)), len(x)
+    parts, starts, before = [], [], 0
+    for rows, ids, name in ((x, groups[0], "reference"), (y, groups[1], "candidate")):
+        codes = file_codes(ids, len(rows), f"kad, {name}")
+        parts.append(rows[np.argsort(codes, kind="stable")])
+        sizes = np.bincount(codes)
+        starts.append(before + np.cumsum(sizes) - sizes)
+        before += len(rows)
+    return np.concatenate(parts), np.concatenate(starts), len(starts[0])
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """All that value and interval need of the kernel between files, its diagonal left out.
+
+    Attributes:
+        m, n: files of the reference and of the candidate.
+        to_x, to_y: each file's kernel to all of the reference and of the candidate, ``[M + N]``.
+        squares: sums of squares within the reference, within the candidate and across.
+        itself: each file's kernel with itself, ``[M + N]``; 1 where a file is one row.
+    """
+
+    m: int
+    n: int
+    to_x: np.ndarray
+    to_y: np.ndarray
+    squares: tuple[float, float, float]
+    itself: np.ndarray
+
+    @classmethod
+    def of(
+        cls, rows: np.ndarray, starts: np.ndarray, m: int, sigma: float, matrix: np.ndarray | None
+    ) -> _Sums:
+        """Block by block; the whole kernel ``[M + N, M + N]`` is kept only in a given ``matrix``."""
+        ends = np.append(starts[1:], len(rows))
+        sizes = (ends - starts).astype(np.float64)
+        count = len(starts)
+        to_x, to_y, itself = np.empty(count), np.empty(count), np.empty(count)
+        squares, first = np.zeros(3), 0
+        while first < count:
+            last = int(np.searchsorted(ends, starts[first] + _CHUNK, side="right"))
+            last = max(first + 1, last)  # a file longer than a block is a block of its own
+            block = _kernel(rows[starts[first] : ends[last - 1]], rows, sigma)
+            if count < len(rows):
+                block = np.add.reduceat(block, starts, axis=1)
+                block = np.add.reduceat(block, starts[first:last] - starts[first], axis=0)
+                block /= np.outer(sizes[first:last], sizes)
+            here = np.arange(last - first)
+            itself[first:last] = block[here, first + here]
+            block[here, first + here] = 0.0
+            to_x[first:last], to_y[first:last] = block[:, :m].sum(1), block[:, m:].sum(1)
+            top, low = block[: max(0, m - first)], block[max(0, m - first) :]
+            for slot, part in ((0, top[:, :m]), (1, low[:, m:]), (2, top[:, m:])):
+                squares[slot] += float(np.einsum("ij,ij->", part, part))
+            if matrix is not None:
+                matrix[first:last] = block
+            first = last
+        found = (float(squares[0]), float(squares[1]), float(squares[2]))
+        return cls(m, count - m, to_x, to_y, found, itself)
+
+    @property
+    def totals(self) -> tuple[float, float, float]:
+        """Σk within the reference, within the candidate, and across."""
+        m = self.m
+        return float(self.to_x[:m].sum()), float(self.to_y[m:].sum()), float(self.to_y[:m].sum())
+
+    def value(self) -> float:
+        """MMD², unbiased."""
+        m, n = self.m, self.n
+        xx, yy, xy = self.totals
+        return xx / (m * (m - 1)) + yy / (n * (n - 1)) - 2.0 * xy / (m * n)
+
+
+def _interval(sums: _Sums) -> tuple[float, float]:
+    """The score interval that :func:`compute` describes; 4 files a side at least."""
+    m, n, value = sums.m, sums.n, sums.value()
+    xx, yy, xy = sums.totals
+    own_x, own_y = sums.to_x[:m], sums.to_y[m:]
+    far_x, far_y = sums.to_y[:m], sums.to_x[m:]
+    # MMD² without each file in turn, up to what does not change with it.
+    less_x = (xx - 2 * own_x) / ((m - 1) * (m - 2)) - 2 * (xy - far_x) / ((m - 1) * n)
+    less_y = (yy - 2 * own_y) / ((n - 1) * (n - 2)) - 2 * (xy - far_y) / ((n - 1) * m)
+    jack_x = (m - 1) ** 2 / m * float(less_x.var(ddof=1))
+    jack_y = (n - 1) ** 2 / n * float(less_y.var(ddof=1))
+
+    def centred(squares: float, own: np.ndarray, total: float, k: int) -> float:
+        """E of the squared doubly centred kernel, without bias: Székely and Rizzo 2014."""
+        out = squares - 2 * float(own @ own) / (k - 2) + total**2 / ((k - 1) * (k - 2))
+        return out / (k * (k - 3))
+
+    across = sums.squares[2] - float(far_x @ far_x) / n - float(far_y @ far_y) / m
+    across = (across + xy**2 / (m * n)) / ((m - 1) * (n - 1))
+    null = 2 * centred(sums.squares[0], own_x, xx, m) / (m * (m - 1))
+    null += 2 * centred(sums.squares[1], own_y, yy, n) / (n * (n - 1))
+    null = max(0.0, null + 4 * across / (m * n))
+
+    biased = value + float(sums.itself[:m].mean() - xx / (m * (m - 1))) / m
+    biased += float(sums.itself[m:].mean() - yy / (n * (n - 1))) / n
+    jack = jack_x + jack_y
+    if not (jack > 0 and biased > 0):  # nothing varies
+        return 100.0 * value, 100.0 * value
+    t = float(student.ppf(0.975, jack**2 / (jack_x**2 / (m - 1) + jack_y**2 / (n - 1))))
+    growth = t * t * jack / biased
+    flat = t * np.sqrt(null)
+    middle = value + growth / 2
+    half = np.sqrt(max(0.0, middle**2 - value**2 + flat**2))
+    low = value - flat if value < flat else middle - half
+    high = value + flat if value < -flat else middle + half
+    return float(100.0 * low), float(100.0 * high)
+
+
+def _p_value(matrix: np.ndarray, m: int, permutations: int, seed: int) -> float:
+    """p-value from the kernel between files ``[M + N, M + N]``, its diagonal 0.
+
+    z ∈ {0,1} marks the reference's side and S = ΣK; all three sums follow from q = zᵀKz and
+    r = zᵀK1: within x is q, across is r − q, within y is S − 2r + q. A draw costs one product, and
+    many draws are one matrix product. σ stays that of the actual reference, so the ruler does not
+    change from draw to draw.
+    """
+    count = len(matrix)
+    row_sums = matrix.sum(axis=1)
     rng = np.random.default_rng(seed)
     actual = np.zeros((1, count))
-    actual[0, :groups_x] = 1.0
-    observed = float(_from_sums(actual, sums, row_sums, sizes)[0])
+    actual[0, :m] = 1.0
+    observed = float(_from_sums(actual, matrix, row_sums)[0])
     exceeded = done = 0
     while done < permutations:
         batch = min(256, permutations - done)
         sides = rng.permuted(np.repeat(actual, batch, axis=0), axis=1)
-        drawn = _from_sums(sides, sums, row_sums, sizes)
+        drawn = _from_sums(sides, matrix, row_sums)
         # A draw that repeats the actual split must count in spite of rounding.
-        exceeded += int(np.count_nonzero(drawn >= observed - 1e-9 * max(1.0, abs(observed))))
+        exceeded += int(np.count_nonzero(drawn >= observed - 1e-11))
         done += batch
-    return observed, (1 + exceeded) / (1 + permutations)
+    return (1 + exceeded) / (1 + permutations)
 
 
-def _from_sums(
-    sides: np.ndarray, sums: np.ndarray, row_sums: np.ndarray, sizes: np.ndarray
-) -> np.ndarray:
-    """100·MMD² ``[B]`` of each labelling in ``sides`` ``[B, G]`` from group sums ``[G, G]``."""
-    within_x = np.einsum("bg,bg->b", sides @ sums, sides)
+def _from_sums(sides: np.ndarray, matrix: np.ndarray, row_sums: np.ndarray) -> np.ndarray:
+    """MMD² ``[B]`` of each labelling in ``sides`` ``[B, G]``."""
+    within_x = np.einsum("bg,bg->b", sides @ matrix, sides)
     touching = sides @ row_sums
-    m = sides @ sizes
-    n = sizes.sum() - m
+    m = sides.sum(axis=1)
+    n = len(matrix) - m
     within_y = row_sums.sum() - 2.0 * touching + within_x
-    # Unequal groups can leave one row alone on a side; it has no pairs, and they add nothing.
-    pairs_x, pairs_y = np.maximum(m * (m - 1), 1.0), np.maximum(n * (n - 1), 1.0)
     across = (touching - within_x) / (m * n)
-    return 100.0 * (within_x / pairs_x + within_y / pairs_y - 2.0 * across)
+    return within_x / (m * (m - 1)) + within_y / (n * (n - 1)) - 2.0 * across
 
 
-def _warnings(labels: tuple[np.ndarray, int], m: int, n: int, permutations: int) -> tuple[str, ...]:
+def _warnings(m: int, n: int, permutations: int) -> tuple[str, ...]:
     out = []
     if min(m, n) < 50:
         out.append(
-            f"KAD is unbiased but coarse with few clips: {min(m, n)} embeddings; "
+            f"KAD is unbiased but coarse with few clips: {min(m, n)} of them; "
             "below about 50 only large differences show"
         )
-    groups_x = labels[1]
-    groups_y = int(labels[0].max()) + 1 - groups_x
-    if permutations and comb(groups_x + groups_y, groups_x) < 100:
+    if permutations and comb(m + n, m) < 100:
         out.append(
-            f"{groups_x} reference and {groups_y} candidate files can change sides in too few ways "
+            f"{m} reference and {n} candidate files can change sides in too few ways "
             "for a p-value below 0.01"
         )
     if permutations and permutations < 99:
@@ -243,6 +325,7 @@ def compare(
     permutations: int = 1000,
     paired: bool = True,
     groups: Sequence[Hashable] | None = None,
+    reference_groups: Sequence[Hashable] | None = None,
 ) -> tuple[float, float]:
     """Is ``adapted`` nearer to the reference than ``base``, or is that chance?
 
@@ -254,8 +337,9 @@ def compare(
         permutations: relabellings, at least 1.
         paired: row i of both came from one prompt and seed: only the two change places, which
             finds smaller differences. False shuffles all rows.
-        groups: with pairs, an id of each pair (row of ``base``); pairs of one id change places
-            together. Windows of one clip are not independent, so its file is their id.
+        groups: with pairs, an id of each pair (row of ``base``): pairs of one id are the windows of
+            one clip, are averaged as in :func:`compute`, and change places together.
+        reference_groups: file ids of the reference's rows, so that files count alike however long.
 
     Returns:
         KAD(base) − KAD(adapted), positive where adapting helped, and its two-sided p-value. The
@@ -280,20 +364,31 @@ def compare(
     sigma = median_distance(x)
     if not sigma > 0:
         raise UserError("kad: all reference embeddings are alike", "give clips that differ")
+    share = np.full(len(x), 1.0 / len(x))
+    if reference_groups is not None:
+        codes = file_codes(reference_groups, len(x), "kad, reference")
+        sizes = np.bincount(codes)
+        share = 1.0 / (len(sizes) * sizes[codes])
     kernel = _kernel(y, y, sigma)
-    np.fill_diagonal(kernel, 0.0)
     near = np.concatenate(
-        [_kernel(y[s : s + _CHUNK], x, sigma).mean(axis=1) for s in range(0, rows, _CHUNK)]
+        [_kernel(y[s : s + _CHUNK], x, sigma) @ share for s in range(0, rows, _CHUNK)]
     )
+    if groups is not None:
+        codes = file_codes(groups, n, "kad, pairs")
+        n, sizes = int(codes.max()) + 1, np.bincount(codes)
+        rows = 2 * n
+        if n < 2:
+            raise UserError("kad: all pairs are of one clip", "two clips are the least")
+        mean = np.zeros((rows, len(y)))
+        places = np.concatenate([codes, codes + n])
+        mean[places, np.arange(len(y))] = 1.0 / np.tile(sizes, 2)[places]
+        kernel, near = mean @ kernel @ mean.T, mean @ near
+    np.fill_diagonal(kernel, 0.0)
     row_sums = kernel.sum(axis=1)
     sides = np.repeat((np.arange(rows) < n).astype(np.float64)[None], permutations + 1, axis=0)
     rng = np.random.default_rng(seed)
     if paired:
-        ids = list(range(n)) if groups is None else list(groups)
-        if len(ids) != n:
-            raise UserError(f"kad: {len(ids)} groups for {n} pairs", "give one id per pair")
-        known = {item: number for number, item in enumerate(dict.fromkeys(ids))}
-        flip = (rng.random((permutations, len(known))) < 0.5)[:, [known[item] for item in ids]]
+        flip = rng.random((permutations, n)) < 0.5
         sides[1:] = np.concatenate([~flip, flip], axis=1)
     else:
         sides[1:] = rng.permuted(sides[1:], axis=1)

@@ -43,7 +43,9 @@ def compute(
             had the same; None takes the median distance of this very set.
 
     Returns:
-        The score, from 1 to N; it is no test, so it has no p-value.
+        The score, from 1 to N; it is no test, so it has no p-value. ``interval`` is None: a score
+        grows with N, so rows drawn again lower it and rows left out lower it, and the
+        spread of either is around another number than this one.
 
     Raises:
         UserError: wrong shapes, NaN, an unknown kernel, a row of zeros with ``cosine``, a bandwidth

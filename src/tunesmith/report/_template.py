@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +40,8 @@ def fill(
         script_hash=b64encode(sha256(script.encode()).digest()).decode(),
         **values,
     )
+
+
+def code(text: str) -> Markup:
+    """Escaped text, with what stands between backticks as ``<code>``."""
+    return Markup(re.sub(r"`([^`\n]+)`", r"<code>\1</code>", escape(text)))

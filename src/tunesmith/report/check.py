@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -21,7 +20,7 @@ from tunesmith.data.recording import BadRecording
 from tunesmith.errors import UserError
 from tunesmith.report import figures
 from tunesmith.report._embed import Sound, embed_all
-from tunesmith.report._template import fill
+from tunesmith.report._template import code, fill
 from tunesmith.report.spectrogram import LOWEST_HZ
 from tunesmith.types import Audio
 
@@ -261,11 +260,6 @@ def _drawn(histogram: Histogram, ident: str) -> Markup | None:
 
 def _whole(values: Sequence[float]) -> list[float]:
     return [value for value in values if value == int(value)]
-
-
-def code(text: str) -> Markup:
-    """Escaped text, with what stands between backticks as ``<code>``."""
-    return Markup(re.sub(r"`([^`\n]+)`", r"<code>\1</code>", escape(text)))
 
 
 def apart(histogram: Histogram) -> str:

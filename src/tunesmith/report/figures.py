@@ -159,6 +159,48 @@ def svg(curve: Curve, ident: str, width: int = 800, height: int = 320) -> str:
     return "\n".join(out)
 
 
+def whiskers(
+    readings: Sequence[tuple[float | None, tuple[float, float] | None]],
+    width: int = 132,
+    row: int = 13,
+) -> str:
+    """Values as dots on one scale, each with its interval as a bar, from top to bottom.
+
+    Hidden from screen readers: the numbers stand beside it as text.
+
+    Args:
+        readings: (value, interval) each; None and what is not finite leave their line empty.
+        width: in CSS pixels.
+        row: height of each line.
+    """
+    ends = [
+        float(end)
+        for value, interval in readings
+        if value is not None
+        for end in (value, *(interval or ()))
+        if np.isfinite(end)
+    ]
+    low, high = _range(np.asarray(ends), 0.0)
+    height, edge = row * len(readings) + 4, 6
+
+    def at(value: float) -> float:
+        return edge + (value - low) / (high - low) * (width - 2 * edge)
+
+    out = [f'<svg class="whiskers" viewBox="0 0 {width} {height}" aria-hidden="true">']
+    for index, (value, interval) in enumerate(readings):
+        if value is None or not np.isfinite(value):
+            continue
+        y = 2 + row * (index + 0.5)
+        look = "first" if index == 0 else "later"
+        if interval and np.isfinite(interval).all():
+            out.append(
+                f'<line class="span {look}" x1="{at(interval[0]):.1f}" x2="{at(interval[1]):.1f}" '
+                f'y1="{y:.1f}" y2="{y:.1f}"/>'
+            )
+        out.append(f'<circle class="spot {look}" cx="{at(value):.1f}" cy="{y:.1f}" r="3.6"/>')
+    return "".join([*out, "</svg>"])
+
+
 def _lines(x, y, to_x, to_y, style: int, width: int) -> list[str]:
     """One series as polylines, broken at gaps; a point that stands alone becomes a dot."""
     xs, ys = _arrays(x, y)

@@ -1,12 +1,13 @@
-"""The report of a run: frozen descriptions in, one HTML file without any outside part out."""
+"""The page of a report: a frozen description in, one HTML file without any outside part out."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from itertools import islice
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from markupsafe import Markup
 
@@ -14,140 +15,41 @@ from tunesmith.atomic import write_bytes
 from tunesmith.report import figures
 from tunesmith.report import gap as gaps
 from tunesmith.report._embed import Sound, embed_all
-from tunesmith.report._template import fill
+from tunesmith.report._template import code, fill
+from tunesmith.report.contents import (
+    Column,
+    Compared,
+    Comparison,
+    Measure,
+    Pitfall,
+    Report,
+    Rights,
+    Row,
+    Section,
+    Track,
+)
 from tunesmith.report.figures import Curve
 from tunesmith.report.gap import GapClosed
+from tunesmith.report.memorised import copies
 from tunesmith.report.spectrogram import LOWEST_HZ
-from tunesmith.report.verdict import Verdict, plain
-from tunesmith.types import Audio
+from tunesmith.report.verdict import between, plain
+
+__all__ = [
+    "Column",
+    "Compared",
+    "Comparison",
+    "Measure",
+    "Pitfall",
+    "Report",
+    "Rights",
+    "Row",
+    "Section",
+    "Track",
+    "render",
+    "write_report",
+]
 
 _LARGE, _SMALL = (520, 144), (320, 80)  # pictures, in pixels
-
-
-@dataclass(frozen=True, slots=True)
-class Track:
-    """One thing to listen to.
-
-    Attributes:
-        label: what it is ("Before", "After", a file's name).
-        audio: sound, or a file that soundfile reads; one that cannot be read is said so.
-        caption: its text, shown as it stands.
-    """
-
-    label: str
-    audio: Audio | Path
-    caption: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """The same prompt and seed through different models, to be heard side by side."""
-
-    prompt: str
-    seed: int | None
-    tracks: Sequence[Track]
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """Further tracks under one heading, such as every clip of the data set."""
-
-    title: str
-    tracks: Sequence[Track]
-    intro: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """One line of the table of measurements.
-
-    Attributes:
-        name: of the metric.
-        base: before; None or NaN shows as not measured.
-        adapted: after.
-        better: which way is good.
-        explanation: for someone who never heard of it.
-        n: how many clips stand behind it.
-        embedding: model and checkpoint that heard them.
-        p_value: of the difference of the two; above 0.05 the change is called chance.
-    """
-
-    name: str
-    base: float | None
-    adapted: float | None
-    better: Literal["lower", "higher"]
-    explanation: str
-    n: int | None = None
-    embedding: str = ""
-    p_value: float | None = None
-
-    @property
-    def change(self) -> Literal["better", "worse", "same", "chance", "unknown"]:
-        """Which way it went; ``chance`` where a test could not tell it from none."""
-        if self.base is None or self.adapted is None:
-            return "unknown"
-        if not (isfinite(self.base) and isfinite(self.adapted)):
-            return "unknown"
-        if plain(self.base) == plain(self.adapted):  # what reads alike is called alike
-            return "same"
-        if self.p_value is not None and self.p_value > 0.05:
-            return "chance"
-        return "better" if (self.adapted < self.base) == (self.better == "lower") else "worse"
-
-
-@dataclass(frozen=True, slots=True)
-class Pitfall:
-    """Something found wrong or doubtful, and what to do about it."""
-
-    what: str
-    mend: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Rights:
-    """Who may do what: licence of the base model, rights in the recordings, what follows."""
-
-    base_licence: str
-    data_rights: str
-    notes: Sequence[str] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """All that a page says. Text is shown as it stands and never as HTML.
-
-    Attributes:
-        title: name of the run.
-        verdict: the answer, on top.
-        subtitle: one line below the title: base, method, date.
-        gap: how far it went from the base to real recordings.
-        before_after: rows to listen to.
-        sections: further tracks.
-        curves: diagrams.
-        metrics: measurements.
-        pitfalls: warnings.
-        data: summary of the data set, name to value.
-        settings: the resolved configuration, nested as it is.
-        recipe: the recipe's ``name``, ``summary``, usual ``steps`` and ``changes``: settings that are
-            not what it says.
-        rights: licence and rights.
-        versions: package to version.
-    """
-
-    title: str
-    verdict: Verdict
-    subtitle: str = ""
-    gap: GapClosed | None = None
-    before_after: Sequence[Row] = ()
-    sections: Sequence[Section] = ()
-    curves: Sequence[Curve] = ()
-    metrics: Sequence[Measure] = ()
-    pitfalls: Sequence[Pitfall] = ()
-    data: Mapping[str, Any] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    recipe: Mapping[str, Any] | None = None
-    rights: Rights | None = None
-    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_report(report: Report, path: Path, *, limit_mb: float = 48.0) -> Path:
@@ -173,33 +75,87 @@ def write_report(report: Report, path: Path, *, limit_mb: float = 48.0) -> Path:
 
 def render(report: Report, *, limit_mb: float = 48.0) -> str:
     """The page as a string."""
+    copied = copies(report)
+    pairs = [pair for part in copied for pair in part.pairs]
     groups = [[track.audio for track in row.tracks] for row in report.before_after]
+    groups += [[track.audio for track in pair.tracks] for pair in pairs]
     sizes = [_LARGE] * len(groups)
     for section in report.sections:  # clips of a section are not compared: each its own scale
         groups += [[track.audio] for track in section.tracks]
         sizes += [_SMALL] * len(section.tracks)
     sounds = embed_all(groups, sizes, int(limit_mb * 1e6))
+    heard = iter(sounds)
     rows = [
-        list(zip(row.tracks, heard, strict=True))
-        for row, heard in zip(report.before_after, sounds, strict=False)
+        list(zip(row.tracks, group, strict=True))
+        for row, group in zip(
+            report.before_after, islice(heard, len(report.before_after)), strict=True
+        )
     ]
-    rest = iter(sounds[len(rows) :])
-    sections = [[(track, next(rest)[0]) for track in section.tracks] for section in report.sections]
+    matched = [
+        [(pair, list(zip(pair.tracks, next(heard), strict=True))) for pair in part.pairs]
+        for part in copied
+    ]
+    sections = [
+        [(track, next(heard)[0]) for track in section.tracks] for section in report.sections
+    ]
     cut = [s for group in sounds for s in group if s.played_s < s.duration_s - 0.05]
     return fill(
         "page.html.j2",
-        ("page.css",),
-        {"value": _value, "measured": _measured, "seconds": _seconds, "hertz": _hertz},
+        ("page.css", "evaluation.css"),
+        {
+            "value": _value,
+            "measured": _measured,
+            "between": between,
+            "seconds": _seconds,
+            "hertz": _hertz,
+            "code": code,
+            "sentence": _sentence,
+            "told": _told,
+        },
         report=report,
         rows=rows,
         sections=sections,
+        copied=list(zip(copied, matched, strict=True)),
         cut_s=max((sound.played_s for sound in cut), default=None),
         gap=_gap(report.gap) if report.gap else None,
         curves=[_curve(curve, index) for index, curve in enumerate(report.curves)],
+        whiskers=_whiskers,
+        spans=_spans,
+        notes=_notes,
         lowest_hz=LOWEST_HZ,
         describe=_describe,
         is_mapping=lambda item: isinstance(item, Mapping),
     )
+
+
+def _whiskers(readings: Sequence[tuple[float | None, tuple[float, float] | None]]) -> Markup | None:
+    """Values with their intervals on one scale; None where no interval is known."""
+    known = [(value, interval) for value, interval in readings if value is not None]
+    if len(known) < 2 or not any(interval for _, interval in known):
+        return None
+    return Markup(figures.whiskers(readings))
+
+
+def _spans(row: Compared) -> list[tuple[float | None, tuple[float, float] | None]]:
+    return [(cell.value, cell.interval) if cell else (None, None) for cell in row.cells]
+
+
+def _notes(row: Compared) -> list[str]:
+    """What to know before trusting a row of a comparison, each once."""
+    told = [note for cell in row.cells if cell for note in cell.warnings]
+    told += [f"not measured: {cell.missing}" for cell in row.cells if cell and cell.missing]
+    return list(dict.fromkeys(told))
+
+
+def _told(text: str) -> Markup:
+    """With code where there are backticks, and a p-value that is not torn at the end of a line."""
+    return Markup(re.sub(r"\bp = [\d.e-]*\d", r'<span class="on">\g<0></span>', str(code(text))))
+
+
+def _sentence(text: str) -> Markup:
+    """With a capital and a full stop, and code where there are backticks."""
+    text = text[:1].upper() + text[1:]
+    return code(text if text.endswith((".", "!", "?")) or not text else f"{text}.")
 
 
 def _curve(curve: Curve, index: int) -> dict[str, Any]:

@@ -7,32 +7,56 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tunesmith.evaluation.findings import Evaluation
 from tunesmith.formats.adapter import read_card
 from tunesmith.formats.sound import read_made_of
-from tunesmith.report.figures import Curve, Mark
-from tunesmith.report.gap import GapClosed
-from tunesmith.report.page import (
-    Measure,
-    Pitfall,
-    Report,
-    Rights,
-    Row,
-    Section,
-    Track,
-    write_report,
+from tunesmith.report._facts import data_facts, losses, pitfalls_of, rates
+from tunesmith.report.as_json import write_json
+from tunesmith.report.contents import Measure, Pitfall, Report, Rights, Row, Section, Track
+from tunesmith.report.evaluated import (
+    GENERAL,
+    LOSS,
+    Weighed,
+    about,
+    base_for,
+    read_evaluation,
+    subject_of,
+    take_rows,
+    weighed,
 )
-from tunesmith.report.verdict import Pair, judge
+from tunesmith.report.evaluated import (
+    measures as evaluated_measures,
+)
+from tunesmith.report.gap import GapClosed
+from tunesmith.report.page import write_report
+from tunesmith.report.verdict import Pair, Verdict, judge
 from tunesmith.training.log import read_metrics
 
+_NOTHING = Weighed(None, None, None, None, None, None, None, None)
 
-def report_on_run(folder: Path) -> Path:
-    """Write ``report.html`` into a finished run's folder."""
-    return write_report(run_report(folder, rows=preview_rows(folder)), folder / "report.html")
+
+def report_on_run(folder: Path, evaluation: Evaluation | None = None) -> Path:
+    """Write ``report.html`` and ``report.json`` into a finished run's folder.
+
+    Args:
+        folder: of the run.
+        evaluation: what was measured; else what ``evaluation.json`` in the folder says, if it is there.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: the folder is no run, its ``evaluation.json`` is broken, or it cannot be written to.
+    """
+    report = run_report(folder, evaluation=evaluation, rows=preview_rows(folder))
+    write_json(report, folder / "report.json")
+    return write_report(report, folder / "report.html")
 
 
 def run_report(
     folder: Path,
     *,
+    evaluation: Evaluation | None = None,
     title: str = "",
     rows: Sequence[Row] = (),
     sections: Sequence[Section] = (),
@@ -42,23 +66,91 @@ def run_report(
     pitfalls: Sequence[Pitfall] = (),
     gap: GapClosed | None = None,
 ) -> Report:
-    """A report from a run's folder, and what else was measured or is to be heard."""
+    """A report from a run's folder, and what else was measured or is to be heard.
+
+    Args:
+        folder: of a finished run.
+        evaluation: what was measured; else what its ``evaluation.json`` says, if that is there.
+        title: of the page; else the folder's name.
+        rows: to listen to, where there are no takes of an evaluation.
+        sections: further tracks.
+        measures: further measurements.
+        kad, kad_p: distance of the sound before and after, where no evaluation has it.
+        pitfalls: besides those that the run has noted.
+        gap: how far it went; stands in the place of KAD.
+
+    Raises:
+        UserError: the folder is no run, or its ``evaluation.json`` is broken.
+    """
     card, facts = read_card(folder), json.loads((folder / "run.json").read_text(encoding="utf-8"))
     lines = read_metrics(folder / "metrics.jsonl")
+    evaluation = evaluation or read_evaluation(folder)
+    subject = subject_of(evaluation, folder) if evaluation else None
+    base, what = card["base"], _NOTHING
+    own = _own_measures(card, facts, lines)
+    table, rows, told = list(own), list(rows), data_facts(facts)
+    noted = [*pitfalls, *pitfalls_of(facts, lines)]
+    if evaluation and subject:
+        before = base_for(evaluation, base["name"])
+        what = weighed(evaluation, subject, before)
+        found = evaluated_measures(evaluation, subject, before)
+        table = _joined(own, found)
+        step = evaluation.subjects[subject].step
+        label = f"adapted (step {step})" if step is not None else "adapted"
+        rows = take_rows(evaluation, {before: "base", subject: label}) or rows
+        told |= about(evaluation)
+        noted += _stale(step, card["step"], folder)
+    valid, general = what.valid or _pair(own, LOSS), what.general or _pair(own, GENERAL[0])
+    verdict = judge(
+        valid=valid or Pair(None, None),
+        general=general,
+        anchor=what.anchor,
+        kad=what.kad or kad,
+        kad_p=None if what.kad else kad_p,
+        gap=gap.gap if gap else None,
+        n_valid=what.n_valid or facts["data"]["valid"]["clips"],
+        closed=what.closed,
+        adherence=what.adherence,
+        memorisation=what.memorisation,
+    )
+    command = f"`tunesmith evaluate {folder if not folder.is_absolute() else folder.name}`"
+    heard = what.kad or kad or gap
+    looked = evaluation.of(subject, "memorisation") if evaluation and subject else None
+    missing = f"not looked for; {command} lays every take beside every training clip"
+    return Report(
+        title=title or folder.resolve().name,
+        subtitle=f"{card['method']['name']} on {base['name']}, step {card['step']} of {card['steps']}",
+        verdict=verdict if heard else _unheard(verdict, command),
+        gap=gap,
+        before_after=rows,
+        sections=sections,
+        curves=[curve for curve in (losses(lines, card["step"]), rates(lines)) if curve],
+        metrics=[*table, *measures],
+        pitfalls=noted,
+        data=told,
+        settings=facts["config"],
+        recipe=facts.get("recipe"),
+        rights=_rights(card),
+        versions=facts["versions"],
+        memorisation={"": what.memorisation} if what.memorisation else {},
+        memorisation_missing=(looked.missing if looked else "") or missing,
+        run={
+            "name": folder.resolve().name,
+            "method": card["method"]["name"],
+            "step": card["step"],
+            "steps": card["steps"],
+            "trainable_parameters": card.get("trainable_parameters"),
+        },
+        base=base,
+    )
+
+
+def _own_measures(
+    card: dict[str, Any], facts: dict[str, Any], lines: Sequence[dict[str, Any]]
+) -> list[Measure]:
+    """The losses that training itself measured."""
     losses = card["metrics"]["validation_loss"]
     general = card["metrics"]["general_loss"]
-    # Both of the same weights: those that were kept, not those that came last.
-    kept = next((x for x in lines if x["kind"] == "valid" and x["step"] == card["step"]), {})
-    general_after = kept.get("general_loss", general["last"])
-    valid = Pair(losses["base"], losses["adapted"])
-    verdict = judge(
-        valid=valid,
-        general=Pair(general["base"], general_after) if general["base"] is not None else None,
-        kad=kad,
-        kad_p=kad_p,
-        gap=gap.gap if gap else None,
-        n_valid=facts["data"]["valid"]["clips"],
-    )
     table = [
         Measure(
             "validation loss",
@@ -70,36 +162,59 @@ def run_report(
         )
     ]
     if general["base"] is not None:
+        # Both of the same weights: those that were kept, not those that came last.
+        kept = next((x for x in lines if x["kind"] == "valid" and x["step"] == card["step"]), {})
         table.append(
             Measure(
                 "general loss",
                 general["base"],
-                general_after,
+                kept.get("general_loss", general["last"]),
                 "lower",
                 "The same for other music. If it rises, the model is forgetting what it knew.",
                 n=facts["data"]["general"]["clips"],
             )
         )
-    base, method = card["base"], card["method"]["name"]
+    return table
+
+
+def _joined(own: Sequence[Measure], found: Sequence[Measure]) -> list[Measure]:
+    """The evaluation's lines, losses first, and those of training's own that it has not."""
+    names = {one.name for one in found if one.base is not None and one.adapted is not None}
+    kept = [one for one in own if one.name not in names]
+    dropped = {one.name for one in kept}
+    rest = [one for one in found if one.name not in dropped]
+    losses = [one for one in rest if one.key in (LOSS, *GENERAL)]
+    return [*losses, *kept, *(one for one in rest if one not in losses)]
+
+
+def _pair(table: Sequence[Measure], key: str) -> Pair | None:
+    one = next((one for one in table if one.name == key.replace("_", " ")), None)
+    return Pair(one.base, one.adapted) if one else None
+
+
+def _unheard(verdict: Verdict, command: str) -> Verdict:
+    said = f"How it sounds was not measured: {command} generates with and without it, and compares."
+    return Verdict(verdict.word, verdict.headline, (*verdict.sentences, said), verdict.caution)
+
+
+def _stale(step: int | None, kept: int, folder: Path) -> list[Pitfall]:
+    if step is None or step == kept:
+        return []
+    return [
+        Pitfall(
+            f"The evaluation is of the weights of step {step}, the adapter is of step {kept}.",
+            f"Measure again: `tunesmith evaluate {folder.name}`.",
+            name="stale evaluation",
+        )
+    ]
+
+
+def _rights(card: dict[str, Any]) -> Rights:
+    base = card["base"]
     notes = [f"The adapter works on {base['name']} with the fingerprint {base['hash'][:16]} only."]
     if "NC" in base["licence"].upper().split("-"):
         notes.append("The base's weights exclude commercial use; so does what is made with them.")
-    return Report(
-        title=title or folder.resolve().name,
-        subtitle=f"{method} on {base['name']}, step {card['step']} of {card['steps']}",
-        verdict=verdict,
-        gap=gap,
-        before_after=rows,
-        sections=sections,
-        curves=[curve for curve in (_losses(lines, card["step"]), _rates(lines)) if curve],
-        metrics=[*table, *measures],
-        pitfalls=pitfalls,
-        data=_data(facts),
-        settings=facts["config"],
-        recipe=facts.get("recipe"),
-        rights=Rights(base["licence"], card["rights"], notes),
-        versions=facts["versions"],
-    )
+    return Rights(base["licence"], card["rights"], notes)
 
 
 def preview_rows(folder: Path) -> list[Row]:
@@ -123,49 +238,3 @@ def preview_rows(folder: Path) -> list[Row]:
                 )
             )
     return rows
-
-
-def _losses(lines: Sequence[dict[str, Any]], used: int) -> Curve | None:
-    series: dict[str, tuple[list[float], list[float]]] = {}
-    for name, kind, key in (
-        ("training", "train", "loss"),
-        ("validation", "valid", "loss"),
-        ("general", "valid", "general_loss"),
-    ):
-        points = [(x["step"], x[key]) for x in lines if x["kind"] == kind and key in x]
-        if points:
-            series[name] = ([float(x) for x, _ in points], [float(y) for _, y in points])
-    if not series:
-        return None
-    return Curve(
-        "Loss",
-        "step",
-        "nats per code",
-        series,
-        marks=[Mark(used, "kept")],
-        explanation="Lower is better. The weights at the mark were kept: validation was lowest there.",
-    )
-
-
-def _rates(lines: Sequence[dict[str, Any]]) -> Curve | None:
-    points = [(x["step"], x["lr"]) for x in lines if x["kind"] == "train"]
-    if not points:
-        return None
-    series = {"learning rate": ([float(x) for x, _ in points], [float(y) for _, y in points])}
-    return Curve("Learning rate", "step", "rate", series)
-
-
-def _data(facts: dict[str, Any]) -> dict[str, Any]:
-    told = {}
-    for side, name in (("train", "training"), ("valid", "validation"), ("general", "general")):
-        part = facts["data"][side]
-        if part["clips"]:
-            told[name] = (
-                f"{part['clips']} clips, {part['seconds'] / 60:.1f} min, {part['recordings']} recordings"
-            )
-    for side, name in (("train", "training"), ("valid", "validation")):
-        if one := (facts.get("chosen") or {}).get(side):
-            told[f"best of {name}"] = (
-                f"{one['kept']} of {one['of']} clips, with {one['lowest_kept']:g} points or more of 100"
-            )
-    return told

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Literal
 
+from tunesmith.evaluation.findings import Memorisation
 from tunesmith.metrics.gap import Gap
 from tunesmith.report import gap as gaps
 
@@ -20,19 +21,29 @@ class Verdict:
         word: the answer itself.
         headline: the answer as one sentence.
         sentences: the evidence, each in plain words with its numbers, good news and bad.
+        caution: something speaks against a good word, and the headline says what.
     """
 
     word: Word
     headline: str
     sentences: tuple[str, ...] = ()
+    caution: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One number before and after adapting."""
+    """One number before and after adapting.
+
+    Attributes:
+        before, after: the two; None where they were not measured.
+        interval: 95 % interval of ``after``.
+        p_value: of their difference; above ``alpha`` it counts as none.
+    """
 
     before: float | None
     after: float | None
+    interval: tuple[float, float] | None = None
+    p_value: float | None = None
 
     @property
     def change(self) -> float | None:
@@ -43,15 +54,34 @@ class Pair:
             return None
         return (self.after - self.before) / abs(self.before)
 
+    @property
+    def told(self) -> bool:
+        """Whether both are numbers."""
+        values = (self.before, self.after)
+        return all(value is not None and isfinite(value) for value in values)
+
+    def span(self) -> str:
+        """``from 3.30 to 2.60 (95 % interval 2.41 to 2.79)``."""
+        interval = f" (95 % interval {between(self.interval)})" if self.interval else ""
+        return f"from {plain(self.before)} to {plain(self.after)}{interval}"
+
+    def chance(self, alpha: float) -> bool:
+        """Whether a test took the difference for chance."""
+        return self.p_value is not None and not self.p_value <= alpha
+
 
 def judge(
     *,
     valid: Pair,
     general: Pair | None = None,
+    anchor: Pair | None = None,
     kad: Pair | None = None,
     kad_p: float | None = None,
     gap: Gap | None = None,
     n_valid: int | None = None,
+    closed: Pair | None = None,
+    adherence: Pair | None = None,
+    memorisation: Memorisation | None = None,
     tolerance: float = 0.01,
     forgetting: float = 0.05,
     alpha: float = 0.05,
@@ -61,10 +91,17 @@ def judge(
     Args:
         valid: loss on held-out recordings of the user's own, before and after.
         general: loss on general material of neither training nor prior set: what was forgotten.
+        anchor: distance (KAD) of its takes of general prompts to the base's, tested, and before it that
+            of the base to itself with other seeds. Without ``general`` it says what was forgotten.
         kad: kernel audio distance to the held-out recordings, base and adapted.
         kad_p: p-value of the *difference* of those two (``metrics.kad.compare``), not of either.
         gap: gap closed, by one or more trainings; stands in the place of ``kad``.
         n_valid: validation clips behind ``valid``.
+        closed: share of the way to real recordings that an evaluation found, 0 to 1 and beyond; it is
+            told, and decides nothing beside the KAD that it is made of.
+        adherence: how well the takes follow their prompts, higher is better, tested.
+        memorisation: whether training clips are copied. It changes no word, but the headline: what
+            copies lies close to the recordings by that alone.
         tolerance: relative change of a loss that counts as none.
         forgetting: relative rise of the general loss that is called forgetting.
         alpha: p-value at or below which a KAD difference counts.
@@ -81,17 +118,48 @@ def judge(
             "The training broke down: do not use this adapter.",
             ("Its error on held-out recordings is no longer a number.",),
         )
-    loss = _by_loss(valid, tolerance, n_valid, sentences)
+    loss = _by_loss(valid, tolerance, alpha, n_valid, sentences)
     if gap is not None:
         sentences += gaps.sentences(gap, alpha)
         sound: int | None = gaps.direction(gap, alpha)
     else:
         sound = _by_sound(kad, kad_p, alpha, sentences)
-    forgot = _by_general(general, tolerance, forgetting, sentences)
+        if closed is not None and closed.after is not None and isfinite(closed.after):
+            sentences.append(_way(closed.after, closed.interval))
+    forgot = _by_general(general, tolerance, forgetting, alpha, sentences)
+    moved = _by_anchor(anchor, alpha, sentences)
+    forgot = forgot or (moved and (general is None or general.change is None))
+    strayed = _by_adherence(adherence, alpha, sentences)
     word, headline = _weigh(loss, sound)
     if word == "better" and forgot:
         headline += " It paid for that with some of its general ability."
-    return Verdict(word, headline, tuple(sentences))
+    if word == "better" and strayed:
+        headline += " It follows its prompts less than before."
+    copies = memorisation is not None and memorisation.flagged
+    if memorisation is not None:
+        said = copying(memorisation)
+        sentences.append(said[-1])
+        if copies:
+            headline += f" {said[0]}"
+    return Verdict(
+        word, headline, tuple(sentences), word == "better" and (forgot or strayed or copies)
+    )
+
+
+def copying(found: Memorisation) -> tuple[str, ...]:
+    """Whether training clips are copied, in plain words; the first sentence says it."""
+    chance = f"{plain_percent(found.expected)} would be by chance, p = {found.p_value:.2g}"
+    takes = f"{found.takes} take{'s' if found.takes != 1 else ''}"
+    if not found.flagged:
+        return (
+            f"It was not found to copy its training clips: {found.copies} of {takes} "
+            f"{'comes' if found.copies == 1 else 'come'} suspiciously near one ({chance}).",
+        )
+    return (
+        f"It copies its training clips: {found.copies} of {takes}.",
+        f"{found.copies} of {takes} come nearer to a training clip than unheard recordings do ({chance}). "
+        "A copy lies close to your recordings by that alone, so the other numbers flatter it.",
+    )
 
 
 def _weigh(loss: int | None, sound: int | None) -> tuple[Word, str]:
@@ -118,30 +186,40 @@ def _weigh(loss: int | None, sound: int | None) -> tuple[Word, str]:
     return "no change", "Adapting made no difference that could be measured."
 
 
-def _by_loss(valid: Pair, tolerance: float, n: int | None, out: list[str]) -> int | None:
+def _by_loss(
+    valid: Pair, tolerance: float, alpha: float, n: int | None, out: list[str]
+) -> int | None:
     change = valid.change
     if change is None:
         out.append("Its error on held-out recordings was not measured.")
         return None
     clips = f" ({n} clip{'s' if n != 1 else ''})" if n is not None else ""
     where = f"On recordings that it never trained on{clips}, its error"
-    span = f"from {plain(valid.before)} to {plain(valid.after)}"
     if n is not None and n < 5:
         out.append(f"With {n} held-out clip{'s' if n != 1 else ''}, take the error with caution.")
     if abs(change) < tolerance:
         out.insert(0, f"{where} stayed the same ({plain(valid.before)} and {plain(valid.after)}).")
         return 0
-    out.insert(0, f"{where} {'fell' if change < 0 else 'rose'} {span}, {_percent(change)}.")
+    if valid.chance(alpha):
+        out.insert(0, f"{where} went {valid.span()}: {_by_chance(valid.p_value)}.")
+        return 0
+    tested = f" (p = {valid.p_value:.2g})" if valid.p_value is not None else ""
+    moved = "fell" if change < 0 else "rose"
+    out.insert(0, f"{where} {moved} {valid.span()}, {_percent(change)}{tested}.")
     return 1 if change < 0 else -1
+
+
+def _by_chance(p: float | None) -> str:
+    return f"within what chance alone would do (p = {p:.2g})"
 
 
 def _by_sound(kad: Pair | None, p: float | None, alpha: float, out: list[str]) -> int | None:
     if kad is None or kad.before is None or kad.after is None:
         return None
-    if not (isfinite(kad.before) and isfinite(kad.after)):
+    if not kad.told:
         out.append("The distance of its sound to your recordings could not be measured.")
         return None
-    span = f"from {plain(kad.before)} to {plain(kad.after)}"
+    span, p = kad.span(), kad.p_value if p is None else p
     if p is None or not isfinite(p):
         out.append(
             f"The distance of its sound to your recordings (KAD) went {span}, "
@@ -150,8 +228,7 @@ def _by_sound(kad: Pair | None, p: float | None, alpha: float, out: list[str]) -
         return None
     if p > alpha:
         out.append(
-            f"The distance of its sound to your recordings (KAD) went {span}: "
-            f"within what chance alone would do (p = {p:.2g})."
+            f"The distance of its sound to your recordings (KAD) went {span}: {_by_chance(p)}."
         )
         return 0
     nearer = kad.after < kad.before
@@ -163,7 +240,18 @@ def _by_sound(kad: Pair | None, p: float | None, alpha: float, out: list[str]) -
     return 1 if nearer else -1
 
 
-def _by_general(general: Pair | None, tolerance: float, forgetting: float, out: list[str]) -> bool:
+def _way(share: float, interval: tuple[float, float] | None) -> str:
+    within = (
+        f" (95 % interval {gaps.percent(interval[0])} to {gaps.percent(interval[1])})"
+        if interval
+        else ""
+    )
+    return f"That is {gaps.percent(share)}{within} of the way from the base to real recordings."
+
+
+def _by_general(
+    general: Pair | None, tolerance: float, forgetting: float, alpha: float, out: list[str]
+) -> bool:
     if general is None:
         return False
     if general.after is not None and not isfinite(general.after):
@@ -172,7 +260,10 @@ def _by_general(general: Pair | None, tolerance: float, forgetting: float, out: 
     change = general.change
     if change is None:
         return False
-    span = f"from {plain(general.before)} to {plain(general.after)}"
+    span = general.span()
+    if abs(change) >= tolerance and general.chance(alpha):
+        out.append(f"Its error on general music went {span}: {_by_chance(general.p_value)}.")
+        return False
     if change > forgetting:
         out.append(
             f"It has forgotten some general music: its error there rose {span}, {_percent(change)}."
@@ -184,6 +275,55 @@ def _by_general(general: Pair | None, tolerance: float, forgetting: float, out: 
         moved = "fell" if change < 0 else "rose a little"
         out.append(f"Its error on general music {moved}, {span}.")
     return False
+
+
+def _by_anchor(anchor: Pair | None, alpha: float, out: list[str]) -> bool:
+    """Whether general prompts clearly sound unlike the base."""
+    if anchor is None or anchor.after is None or not isfinite(anchor.after):
+        return False
+    if anchor.p_value is None or anchor.chance(alpha):
+        tested = f"p = {anchor.p_value:.2g}" if anchor.p_value is not None else "not tested"
+        out.append(f"Asked for other music it cannot be told from the base ({tested}).")
+        return False
+    far = f"KAD {plain(anchor.after)}"
+    if anchor.before is not None:
+        far += f", where the base is {plain(anchor.before)} from itself"
+    out.append(
+        f"Asked for other music it no longer sounds like the base: {far} (p = {anchor.p_value:.2g})."
+    )
+    return anchor.before is None or anchor.after > anchor.before
+
+
+def _by_adherence(adherence: Pair | None, alpha: float, out: list[str]) -> bool:
+    """Whether it clearly follows its prompts less than before."""
+    if adherence is None or not adherence.told:
+        return False
+    before, after = adherence.before or 0.0, adherence.after or 0.0
+    span = adherence.span()
+    if adherence.p_value is None or adherence.chance(alpha) or before == after:
+        tested = f"p = {adherence.p_value:.2g}" if adherence.p_value is not None else "not tested"
+        out.append(f"It follows its prompts about as well as before: {span} ({tested}).")
+        return False
+    better = after > before
+    out.append(
+        f"It follows its prompts {'better' if better else 'less'} than before: {span} "
+        f"(p = {adherence.p_value:.2g})."
+    )
+    return not better
+
+
+def between(interval: tuple[float, float]) -> str:
+    """``2.41 to 2.79``."""
+    return f"{plain(interval[0])} to {plain(interval[1])}"
+
+
+def plain_percent(share: float) -> str:
+    """``12 %``, ``0.8 %``."""
+    return (
+        f"{100 * share:.2g}\N{NO-BREAK SPACE}%"
+        if share < 0.095
+        else f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
+    )
 
 
 def plain(value: float | None) -> str:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,8 +84,12 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 2, budget_bytes: int | None = None) -> None:
         self.folder, self.keep, self.budget_bytes = folder, keep, budget_bytes
 
-    def save(self, snapshot: Snapshot) -> Path:
+    def save(self, snapshot: Snapshot, *, last: bool = False) -> Path:
         """Write one, then let go of old ones.
+
+        Args:
+            snapshot: what to write.
+            last: no later step is to stay either: a run that went back leaves some.
 
         Raises:
             ResourceError: the disk is full; what was there before is untouched.
@@ -113,6 +117,9 @@ class Checkpoints:
             flush(self.folder)
             if aside is not None:
                 shutil.rmtree(aside)
+            for path in self._all():
+                if last and path.name > name:
+                    shutil.rmtree(path)
         except Exception as error:
             shutil.rmtree(temporary, ignore_errors=True)
             if is_full_disk(error):
@@ -155,6 +162,13 @@ class Checkpoints:
         ):
             shutil.rmtree(kept.pop(0))
             sizes.pop(0)
+
+    def leave(self, steps: Collection[int]) -> None:
+        """Let go of all but those of some steps."""
+        names = {f"{_PREFIX}{step:08d}" for step in steps}
+        for path in self._all():
+            if path.name not in names:
+                shutil.rmtree(path)
 
     def at(self, step: int) -> Snapshot | None:
         """The checkpoint of one step, if it is there and whole."""

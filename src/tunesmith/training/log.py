@@ -61,13 +61,21 @@ class MetricLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ``metrics.jsonl``; a last line torn by a crash is left out."""
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    """The lines of a ``metrics.jsonl``; a last line torn by a crash is left out.
+
+    Where a run went back (``rollback``), the steps that it took back are left out, too; what was found
+    wrong with them stays.
+    """
+    lines: list[dict[str, Any]] = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
-            lines.append(json.loads(line))
+            line = json.loads(text)
         except json.JSONDecodeError:
             break
+        if line.get("kind") == "rollback":
+            kept = ("pitfall", "rollback")
+            lines = [x for x in lines if x["step"] <= line["to"] or x.get("kind") in kept]
+        lines.append(line)
     return lines
 
 

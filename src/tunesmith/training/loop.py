@@ -2,7 +2,7 @@
 
 One iteration is: do what is due at this step (validate, preview, checkpoint), then train a step.
 What has been done at a step is part of the saved state, so a run that was interrupted anywhere goes
-on exactly there.
+on exactly there. Watchers are told what was seen; what they ask for (go back, stop, replay) is done here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -31,70 +31,14 @@ from tunesmith.training.checkpoint import (
 from tunesmith.training.log import MetricLog
 from tunesmith.training.measure import forward, mean_loss, own_randomness, seed_everything
 from tunesmith.training.optimizer import build_optimizer
+from tunesmith.training.pitfalls import Finding, Watch
+from tunesmith.training.pitfalls.finding import Step, Validation
+from tunesmith.training.rollback import CUT, GoodStates, carry
 from tunesmith.training.sampler import stable_seed
 from tunesmith.training.schedule import learning_rate
-from tunesmith.training.streams import MAIN, Stream, Streams
-from tunesmith.types import Batch, Example, Loss
-
-
-@dataclass(slots=True)
-class State:
-    """What changes while training, beside tensors.
-
-    Attributes:
-        step: optimizer steps finished.
-        best_loss, best_step: of the lowest validation loss.
-        without_progress: validations since then.
-        bad_steps, bad_in_a_row: steps skipped for NaN or inf.
-        evaluated_at, previewed_at, saved_at: last step at which that was done.
-        first_loss, first_general: validation and general loss of the base.
-        last_loss, last_general: of the newest validation.
-        train_s: seconds spent in training steps.
-        log_offset: bytes of the metric log.
-        stopped_early: early stopping has ended the run.
-    """
-
-    step: int = 0
-    best_loss: float = math.inf
-    best_step: int = -1
-    without_progress: int = 0
-    bad_steps: int = 0
-    bad_in_a_row: int = 0
-    evaluated_at: int = -1
-    previewed_at: int = -1
-    saved_at: int = -1
-    first_loss: float | None = None
-    first_general: float | None = None
-    last_loss: float | None = None
-    last_general: float | None = None
-    train_s: float = 0.0
-    log_offset: int = 0
-    stopped_early: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Intervals:
-    """Total steps, and steps between recurring work; 0 is never."""
-
-    total: int
-    evaluate: int
-    checkpoint: int
-    preview: int
-
-
-@dataclass(frozen=True, slots=True)
-class Sets:
-    """The encoded clips of a run; each entry is fetched when it is needed.
-
-    Attributes:
-        train: what is trained on, the clips to be learned first.
-        valid: clips that say how well they are learned.
-        general: clips that say what is forgotten.
-    """
-
-    train: Sequence[Stream]
-    valid: Sequence[Example]
-    general: Sequence[Example]
+from tunesmith.training.state import Intervals, Sets, State
+from tunesmith.training.streams import MAIN, Streams
+from tunesmith.types import Audio, Batch, Example, Loss
 
 
 class Loop:
@@ -111,7 +55,9 @@ class Loop:
         checkpoints, best: where states and best weights go.
         log: the metric log.
         stop: polled often; non-zero asks for a clean stop.
-        preview: called with the step; None if there are no previews.
+        preview: makes the previews of a step, and returns their sound; None if there are none.
+        watch: who watches for pitfalls.
+        good: where states to go back to are kept; None if the run never goes back.
         on_event: told what happens, for a progress display: ``(kind, values)``.
     """
 
@@ -129,7 +75,9 @@ class Loop:
         best: Checkpoints,
         log: MetricLog,
         stop: Callable[[], int] = lambda: 0,
-        preview: Callable[[int], None] | None = None,
+        preview: Callable[[int], Sequence[Audio]] | None = None,
+        watch: Watch | None = None,
+        good: GoodStates | None = None,
         on_event: Callable[[str, Mapping[str, Any]], None] = lambda kind, values: None,
     ) -> None:
         self.bundle, self.adapter, self.sets, self.settings = bundle, adapter, sets, train
@@ -137,18 +85,25 @@ class Loop:
         self.checkpoints, self.best, self.log = checkpoints, best, log
         self.stop, self.preview, self.on_event = stop, preview, on_event
         self.names = adapter.parameters()
+        self.watch, self.good = watch or Watch(), good
         self.state = State()
-        self.streams = Streams(sets.train, seed, train.bucket)
+        self._stream()
         self.optimizer = build_optimizer(self.names, adapter.rates(), train)
         self.averaged = (
             {name: p.detach().clone() for name, p in self.names.items()} if train.ema else {}
         )
+
+    def _stream(self) -> None:
+        """Draw from what is trained on, as far as the state says."""
+        more = [self.sets.reserve] if self.state.replaying and self.sets.reserve else []
+        self.streams = Streams([*self.sets.train, *more], self.seed, self.settings.bucket)
 
     # --- state ---
 
     def snapshot(self) -> Snapshot:
         """All that the rest of the run depends on."""
         self.state.log_offset = self.log.offset()
+        self.state.watch = self.watch.memory()
         tensors = optimizer_tensors(self.optimizer, self.names)
         return Snapshot(self.names, tensors, self.averaged, asdict(self.state))
 
@@ -159,13 +114,16 @@ class Loop:
                 parameter.copy_(snapshot.weights[name])
             for name, tensor in self.averaged.items():
                 tensor.copy_(snapshot.averaged[name])
+        self.optimizer.state.clear()
         restore_optimizer(self.optimizer, self.names, snapshot.optimizer)
         self.state = State(**snapshot.state)
+        self.watch.restore(self.state.watch)
+        self._stream()
 
     def save(self) -> None:
         """Write a checkpoint of now."""
         self.state.saved_at = self.state.step
-        path = self.checkpoints.save(self.snapshot())
+        path = self.checkpoints.save(self.snapshot(), last=True)
         self.on_event("checkpoint", {"step": self.state.step, "path": str(path)})
 
     # --- the run ---
@@ -200,7 +158,8 @@ class Loop:
         state, every = self.state, self.intervals
         at_end = state.step >= every.total or state.stopped_early
         if state.evaluated_at < state.step and (at_end or state.step % every.evaluate == 0):
-            self._validate()
+            if self._validate():
+                return
             at_end = at_end or state.stopped_early
         wanted = self.preview is not None and (
             at_end or (every.preview and state.step % every.preview == 0)
@@ -208,16 +167,20 @@ class Loop:
         if wanted and state.previewed_at < state.step:
             assert self.preview is not None
             with self.weights_in_use(), self._base_at_start():
-                self.preview(state.step)
+                takes = self.preview(state.step)
             state.previewed_at = state.step
             self.on_event("preview", {"step": state.step})
+            if self._react(self.watch.after_preview(state.step, takes)):
+                return
+        if self.good is not None and self.watch.calm and self.good.is_due(state):
+            self.good.keep(self.snapshot, state)
         if state.saved_at < state.step and (at_end or state.step % every.checkpoint == 0):
             self.save()
 
     def _step(self) -> None:
         begin = time.perf_counter()
         step, train = self.state.step, self.settings
-        rate = learning_rate(train, step, self.intervals.total)
+        rate = learning_rate(train, step, self.intervals.total) * self.state.rate_factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         self.optimizer.zero_grad(set_to_none=True)
@@ -261,11 +224,13 @@ class Loop:
         }
         self.log.write("train", self.state.step, **(values if good else values | {"skipped": True}))
         self.on_event("train", values | {"step": self.state.step, "skipped": not good})
-        self._count_bad(good, value, size)
-
-    def _count_bad(self, good: bool, loss: float, norm: float) -> None:
         self.state.bad_steps += not good
         self.state.bad_in_a_row = 0 if good else self.state.bad_in_a_row + 1
+        peak = train.lr * self.state.rate_factor
+        if not self._react(self.watch.after_step(Step(step + 1, value, size, peak, good))):
+            self._check_bad(value, size)
+
+    def _check_bad(self, loss: float, norm: float) -> None:
         if self.state.bad_in_a_row >= self.settings.max_bad_steps:
             self.save()
             what = "loss" if not math.isfinite(loss) else "gradient norm"
@@ -317,38 +282,91 @@ class Loop:
 
     # --- validation ---
 
-    def _validate(self) -> None:
+    def _validate(self) -> bool:
+        """Measure; true if the run went back for what that showed."""
         state = self.state
+        values: dict[str, float] = {}
         with self.weights_in_use():
-            values = {}
-            if self.sets.valid:
-                values |= self.evaluate(self.sets.valid)
-            if self.sets.general:
-                values |= {
-                    f"general_{key}": value
-                    for key, value in self.evaluate(self.sets.general).items()
-                }
+            for prefix, clips in (
+                ("", self.sets.valid),
+                ("general_", self.sets.general),
+                ("anchor_", self.sets.anchor),
+            ):
+                found = self.evaluate(clips) if clips else {}
+                values |= {prefix + key: value for key, value in found.items()}
+            for prefix in ("", "general_", "anchor_"):
+                if (loss := values.get(f"{prefix}loss")) is None:
+                    continue
+                name = prefix.removesuffix("_") or "loss"
+                if getattr(state, f"first_{name}") is None:
+                    setattr(state, f"first_{name}", loss)
+                setattr(state, f"last_{name}", loss)
             loss = values.get("loss")
-            if loss is not None:
-                state.first_loss = loss if state.first_loss is None else state.first_loss
-                state.last_loss = loss
-                if loss < state.best_loss:
-                    state.best_loss, state.best_step, state.without_progress = loss, state.step, 0
-                    self.best.save(Snapshot(self.names, {}, {}, {"step": state.step, "loss": loss}))
-                else:
-                    state.without_progress += 1
-            if "general_loss" in values:
-                first = state.first_general
-                state.first_general = values["general_loss"] if first is None else first
-                state.last_general = values["general_loss"]
+            if loss is not None and loss < state.best_loss:
+                state.best_loss, state.best_step, state.without_progress = loss, state.step, 0
+                weights = Snapshot(self.names, {}, {}, {"step": state.step, "loss": loss})
+                self.best.save(weights, last=True)
+            elif loss is not None:
+                state.without_progress += 1
         state.evaluated_at = state.step
         patience = self.settings.patience
-        state.stopped_early = bool(patience and state.without_progress >= patience)
+        state.stopped_early |= bool(patience and state.without_progress >= patience)
         if values:
             self.log.write("valid", state.step, **values)
             self.on_event("valid", values | {"step": state.step})
+        return self._react(self.watch.after_validation(Validation(state.step, values)))
 
     def evaluate(self, examples: Sequence[Example]) -> dict[str, float]:
         """Mean loss, and each term's: the same number for the same weights and clips."""
         size = self.settings.batch_size
         return mean_loss(self.bundle, examples, size, self._forward, self._check_stop)
+
+    # --- pitfalls ---
+
+    def note(self, found: Finding, done: str = "") -> None:
+        """Tell of a finding, and of what was done about it, wherever a reader may look."""
+        told = {
+            "name": found.name,
+            "message": found.message,
+            "mend": found.mend,
+            "action": done,
+            # NaN and infinity are no JSON.
+            "values": {
+                key: value
+                for key, value in found.values.items()
+                if not isinstance(value, float) or math.isfinite(value)
+            },
+        }
+        self.state.pitfalls.append({"step": self.state.step, **told})
+        self.log.write("pitfall", self.state.step, **told)
+        self.on_event("pitfall", {"step": self.state.step, **told})
+
+    def _react(self, findings: Sequence[Finding]) -> bool:
+        """Do what findings ask for; true if the run went back, so that this step is no more."""
+        state, reserve = self.state, self.sets.reserve
+        for found in findings:
+            wanted, done = "" if state.stopped_early else found.action, ""
+            if wanted == "roll_back" and self.good is not None:
+                snapshot = self.good.before(found.since, state)
+                if snapshot is not None:
+                    self._roll_back(found, snapshot)
+                    return True
+            if wanted in ("roll_back", "stop"):
+                state.stopped_early = True
+                done = "stopped early; the weights with the lowest validation loss are kept"
+            elif wanted == "replay" and reserve is not None and not state.replaying:
+                state.replaying = True
+                self._stream()
+                done = f"{len(reserve.examples)} other clips are trained on besides from now on"
+            self.note(found, done)
+        return False
+
+    def _roll_back(self, found: Finding, snapshot: Snapshot) -> None:
+        before = self.state
+        rate, step = self.settings.lr * before.rate_factor / CUT, snapshot.state["step"]
+        self.note(found, f"went back to step {step} and on with the learning rate {rate:g}")
+        self.log.write("rollback", before.step, to=step, lr=rate)
+        self.restore(snapshot)
+        carry(before, self.state)
+        self._stream()
+        self.save()

@@ -52,22 +52,41 @@ def mean_loss(
         compute: loss of a batch; :func:`forward` in some precision.
         check_stop: called before each batch; raises to leave.
     """
+    terms: dict[str, list[tuple[float, float]]] = {}
+    for clip in clip_losses(bundle, examples, batch_size, compute, check_stop):
+        for name, both in clip.items():
+            terms.setdefault(name, []).append(both)
+    means = {
+        name: sum(total for total, _ in found) / sum(count for _, count in found)
+        for name, found in terms.items()
+    }
+    weights = bundle.term_weights
+    whole = sum(weights.get(name, 1.0) * value for name, value in means.items())
+    return {"loss": whole} | means
+
+
+def clip_losses(
+    bundle: Bundle,
+    examples: Sequence[Example],
+    batch_size: int,
+    compute: Callable[[Batch], Loss],
+    check_stop: Callable[[], None] = lambda: None,
+) -> list[dict[str, tuple[float, float]]]:
+    """``{term: (sum, count)}`` of each clip, in their order; arguments as of :func:`mean_loss`."""
     order = sorted(range(len(examples)), key=lambda index: examples[index].frames)
-    sums: dict[str, float] = {}
-    counts: dict[str, float] = {}
+    found: list[dict[str, tuple[float, float]]] = [{} for _ in examples]
     was_training = bundle.module.training
     bundle.module.eval()
     with torch.no_grad():
         for start in range(0, len(order), batch_size):
             check_stop()
-            some = [examples[index] for index in order[start : start + batch_size]]
+            places = order[start : start + batch_size]
+            some = [examples[index] for index in places]
             seeds = [stable_seed("valid", example.clip_id) for example in some]
             seed_everything(stable_seed("valid", start))
             for name, (total, count) in compute(bundle.collate(some, seeds)).items():
-                sums[name] = sums.get(name, 0.0) + float(total.double().sum())
-                counts[name] = counts.get(name, 0.0) + float(count.double().sum())
+                both = zip(total.double().tolist(), count.double().tolist(), strict=True)
+                for index, pair in zip(places, both, strict=True):
+                    found[index][name] = pair
     bundle.module.train(was_training)
-    terms = {name: sums[name] / counts[name] for name in sums}
-    weights = bundle.term_weights
-    whole = sum(weights.get(name, 1.0) * value for name, value in terms.items())
-    return {"loss": whole} | terms
+    return found

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from tunesmith.atomic import write_bytes
 from tunesmith.config import Loaded, dump
 from tunesmith.families._bundle import Bundle
 from tunesmith.formats.adapter import save_adapter
@@ -108,7 +109,14 @@ def finish(loop: Loop, folder: Path, facts: Mapping[str, Any]) -> int:
     else:
         with loop.weights_in_use():
             _save(loop, folder, facts, used, state.last_loss)
+    write_facts(folder, {**facts, "pitfalls": state.pitfalls})
     return used
+
+
+def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write ``run.json``, whole or not at all."""
+    text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+    write_bytes(folder / "run.json", text.encode())
 
 
 def _save(
@@ -124,7 +132,13 @@ def _save(
                 "adapted": loss,
             },
             "general_loss": {"base": state.first_general, "last": state.last_general},
+            **(
+                {"anchor_loss": {"base": state.first_anchor, "last": state.last_anchor}}
+                if state.first_anchor is not None
+                else {}
+            ),
         },
+        "pitfalls": state.pitfalls,
         "trainable_parameters": facts["trainable_parameters"],
         "trigger_tokens": [*facts["triggers"], *loop.adapter.state().get("tokens", {})],
         **{name: facts[name] for name in ("recipe", "chosen") if facts.get(name)},
@@ -139,4 +153,4 @@ def _save(
     (folder / "README.md").write_text(model_card(folder), encoding="utf-8")
 
 
-__all__ = ["finish", "run_facts"]
+__all__ = ["finish", "run_facts", "write_facts"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from tunesmith.errors import UserError
 from tunesmith.families._bundle import Bundle
 from tunesmith.formats.sound import write_sound
 from tunesmith.tasks.generate import generate
-from tunesmith.types import GenerationSettings
+from tunesmith.types import Audio, GenerationSettings
 
 
 class Previewer:
@@ -45,7 +46,16 @@ class Previewer:
         self.seconds, self.seed, self.settings, self.stop = seconds, seed, settings, stop
         self.data_rights = data_rights
 
-    def __call__(self, step: int) -> None:
+    def __call__(self, step: int) -> list[Audio]:
+        """Write the previews of a step, in the place of later ones, which a run leaves that went back.
+
+        Returns:
+            The sound of each prompt.
+        """
+        for folder in self.folder.glob("step-*"):
+            if folder.name > f"step-{step:08d}":
+                shutil.rmtree(folder)
+        made = []
         for index, prompt in enumerate(self.prompts):
             seed = self.seed + index
             asked = self.asked[index] if step else prompt
@@ -58,6 +68,7 @@ class Previewer:
                 should_stop=self.stop,
             )
             for take in takes:
+                made.append(take.audio)
                 made_of = {
                     "prompt": prompt,
                     "asked": asked,
@@ -72,6 +83,7 @@ class Previewer:
                 )
         # The codec is wanted again only at the next preview.
         self.bundle.release_codec()
+        return made
 
 
 def _worded(prompt: str, wording: Callable[[str], str]) -> str:

@@ -63,6 +63,8 @@ def forgetting_clips(config: RunConfig) -> list[Clip]:
         return []
     place = Path(config.data.general).expanduser()
     clips = load_dataset(place)
+    if replayable(config):
+        return [clip for clip in clips if clip.split == "valid"]
     for section, path in (("replay", config.replay.path), ("prior", config.prior.path)):
         if path and Path(path).expanduser().resolve() == place.resolve():
             clips = [clip for clip in clips if clip.split == "valid"]
@@ -72,6 +74,20 @@ def forgetting_clips(config: RunConfig) -> list[Clip]:
                     "prepare it with --valid 0.3, or give other recordings to data.general",
                 )
     return clips
+
+
+def replayable(config: RunConfig) -> list[Clip]:
+    """The training side of ``data.general``, if a run may begin to replay it (``auto_fix``).
+
+    None where nothing would be left to measure forgetting with, or where the run has a prior or
+    replay of its own.
+    """
+    own = config.replay.path or config.prior.weight
+    if own or not (config.watch and config.auto_fix and config.data.general):
+        return []
+    clips = load_dataset(Path(config.data.general).expanduser())
+    sides = {side: [clip for clip in clips if clip.split == side] for side in ("train", "valid")}
+    return sides["train"] if sides["valid"] else []
 
 
 def rehearsal_streams(
@@ -192,4 +208,11 @@ def _read(file: Path) -> dict[str, Tensor] | None:
         return None  # half a file: sampled anew
 
 
-__all__ = ["forgetting_clips", "recaptioned", "rehearsal_streams", "sampled", "with_concept"]
+__all__ = [
+    "forgetting_clips",
+    "recaptioned",
+    "rehearsal_streams",
+    "replayable",
+    "sampled",
+    "with_concept",
+]

@@ -42,14 +42,18 @@ from tunesmith.training.hardware import (
 from tunesmith.training.log import MetricLog, check_trackers
 from tunesmith.training.loop import Intervals, Loop, Sets, State
 from tunesmith.training.measure import own_randomness
-from tunesmith.training.outcome import finish, run_facts
+from tunesmith.training.outcome import finish, run_facts, write_facts
+from tunesmith.training.pitfalls import Finding, Watch
+from tunesmith.training.pitfalls.before import anchors, data_findings, reserve
 from tunesmith.training.preview import Previewer
 from tunesmith.training.rare_token import check_rare
 from tunesmith.training.rehearsal import (
     recaptioned,
     rehearsal_streams,
+    replayable,
     with_concept,
 )
+from tunesmith.training.rollback import GoodStates
 from tunesmith.training.sides import base_losses, encode_sides, sides_of
 from tunesmith.training.signals import StopFlag
 from tunesmith.training.streams import MAIN, Stream
@@ -180,6 +184,12 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
         check_rare(bundle, config.concept, config.seed, stop)
     seconds = [min(clip.duration_s, bundle.max_s) for clip in sides["train"]]
     others = rehearsal_streams(config, bundle, seconds, stop, event)
+    anchor = anchors(config, bundle, seconds, stop, event)
+    spare = _reserve(config, bundle, sides, seconds, stop, event) if not others else None
+    found_before: list[Finding] = []
+    if config.watch and snapshot is None:
+        event("phase", {"name": "looking through the data"})
+        found_before = data_findings(loaded, sides["train"])
     starts_as_base = method.spec["identity_at_start"] and loaded.tokens_config is None
     before = {}
     if snapshot is None and not starts_as_base:
@@ -200,7 +210,7 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
     }
     encoded = encode_sides({**sides, **named}, bundle, stop, event)
     main = Stream(MAIN, encoded["train"], encoded["train"].lengths, config.train.batch_size)
-    sets = Sets([main, *others], encoded["valid"], encoded["general"])
+    sets = Sets([main, *others], encoded["valid"], encoded["general"], anchor, spare)
     bundle.release_codec()
     if config.train.activation_checkpointing:
         bundle.checkpoint_activations(True)
@@ -223,7 +233,7 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
     if config.preview.every != 0:
         clips = sides["train"]
         preview = _previewer(loaded, bundle, adapter, clips, folder, stop, facts["rights"])
-    write_bytes(facts_file, (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
+    write_facts(folder, facts)
 
     # From here on the run's files are written to: all that can be refused has been.
     offset = int(snapshot.state["log_offset"]) if snapshot else 0
@@ -241,6 +251,10 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
             log=log,
             stop=stop,
             preview=preview,
+            watch=_watch(config),
+            good=GoodStates(Checkpoints(folder / "checkpoints" / "good", keep=100), plan.total)
+            if config.watch and config.auto_fix
+            else None,
             on_event=event,
         )
         if snapshot:
@@ -249,6 +263,8 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
             loop.state.first_loss = before.get("loss")
             loop.state.first_general = before.get("general_loss")
             log.write("base", 0, **before)
+        for finding in found_before:
+            loop.note(finding)
         event(
             "start",
             {
@@ -266,6 +282,8 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
             finish(loop, folder, facts)
             raise
     used = finish(loop, folder, facts)
+    if loop.good is not None:
+        loop.good.checkpoints.leave(())  # nothing is left to go back for
     return Result(folder, state, count, used, peak_memory_bytes(device), tuple(warnings))
 
 
@@ -280,6 +298,37 @@ def intervals(config: RunConfig, clips: int) -> Intervals:
         checkpoint=train.checkpoint_every or max(1, total // 10),
         preview=max(1, total // 4) if config.preview.every is None else config.preview.every,
     )
+
+
+def _watch(config: RunConfig) -> Watch:
+    if not config.watch:
+        return Watch()
+    train = config.train
+    return Watch.usual(train.lr, auto_fix=config.auto_fix, max_bad_steps=train.max_bad_steps)
+
+
+def _reserve(
+    config: RunConfig,
+    bundle: Bundle,
+    sides: dict[str, list[Clip]],
+    seconds: list[float],
+    stop: StopFlag,
+    event: OnEvent,
+) -> Stream | None:
+    """What is replayed if the base is being forgotten: general recordings, else its own clips.
+
+    Made while the base is bare, and only where a run may act: afterwards there is none to sample from.
+    """
+    if not (config.watch and config.auto_fix):
+        return None
+    clips = replayable(config)
+    if clips:
+        encoded = encode_sides({"replay": clips}, bundle, stop, event)["replay"]
+    else:
+        encoded = reserve(bundle, seconds, stop, event)
+    size = config.replay.batch_size or config.train.batch_size
+    frames = [example.frames for example in encoded]
+    return Stream("replay", encoded, frames, size, config.replay.weight)
 
 
 def _previewer(

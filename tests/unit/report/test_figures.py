@@ -159,3 +159,19 @@ def test_short_silent_and_broken_sound(length: int, fill: float) -> None:
     assert np.isfinite(db).all()
     indices, _ = read_png(spectrogram.picture(db, spectrogram.top_db([db])))
     assert indices.max() == 0  # silence is dark, not noise blown up
+
+
+def test_whiskers_share_one_scale_and_leave_gaps() -> None:
+    readings = [(17.0, (16.0, 18.0)), (None, None), (9.0, (8.0, 10.0)), (NAN, None), (12.0, None)]
+    root = ElementTree.fromstring(figures.whiskers(readings, width=112))
+    assert root.attrib["aria-hidden"] == "true"
+    spots = {float(one.attrib["cy"]): float(one.attrib["cx"]) for one in root.iter("circle")}
+    assert list(spots) == [8.5, 34.5, 60.5]  # the second and the fourth line are empty
+    assert list(spots.values()) == [96.0, 16.0, 46.0]  # 8 to 18 over 100 pixels from 6 on
+    bars = [(float(one.attrib["x1"]), float(one.attrib["x2"])) for one in root.iter("line")]
+    assert bars == [(86.0, 106.0), (6.0, 26.0)]
+
+
+def test_whiskers_of_one_value_are_no_division() -> None:
+    root = ElementTree.fromstring(figures.whiskers([(3.0, (3.0, 3.0))]))
+    assert [float(one.attrib["cx"]) for one in root.iter("circle")] == [66.0]

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tunesmith.report.verdict import Pair, judge, plain
+from tunesmith.evaluation.findings import Memorisation
+from tunesmith.report.verdict import Pair, judge, plain, plain_percent
 
 FELL, ROSE, STAYED = Pair(3.3, 2.6), Pair(2.6, 3.3), Pair(2.6, 2.605)
 NEARER, FARTHER = Pair(4.0, 1.5), Pair(1.5, 4.0)
@@ -109,3 +110,94 @@ def test_both_measures_are_named_only_when_both_moved() -> None:
     assert (same.word, both.word) == ("better", "better")
     assert "both" in both.headline
     assert "both" not in same.headline
+
+
+COPIES = Memorisation(True, 12, 64, 0.01, 1e-9, "clap")
+HEALTHY = Memorisation(False, 1, 64, 0.01, 0.47, "clap")
+
+
+@pytest.mark.parametrize("valid", [FELL, STAYED, ROSE, NOTHING])
+def test_copies_are_in_the_headline_of_every_word(valid: Pair) -> None:
+    plain_words = judge(valid=valid)
+    verdict = judge(valid=valid, memorisation=COPIES)
+    assert verdict.word == plain_words.word
+    assert (
+        verdict.headline == f"{plain_words.headline} It copies its training clips: 12 of 64 takes."
+    )
+    assert "12 of 64 takes come nearer to a training clip" in verdict.sentences[-1]
+    assert "flatter" in verdict.sentences[-1]
+    assert verdict.caution == (verdict.word == "better")
+
+
+def test_no_copies_are_said_without_praise() -> None:
+    verdict = judge(valid=FELL, memorisation=HEALTHY)
+    assert verdict.headline == judge(valid=FELL).headline and not verdict.caution
+    assert verdict.sentences[-1].startswith("It was not found to copy its training clips: 1 of 64")
+    assert "p = 0.47" in verdict.sentences[-1]
+
+
+def test_a_fall_within_chance_is_no_fall() -> None:
+    chance = judge(valid=Pair(3.3, 2.6, (1.0, 4.0), 0.3))
+    assert chance.word == "no change"
+    assert (
+        "from 3.30 to 2.60 (95 % interval 1.00 to 4.00): within what chance" in chance.sentences[0]
+    )
+    sure = judge(valid=Pair(3.3, 2.6, (2.5, 2.7), 0.004))
+    assert sure.word == "better" and "(p = 0.004)" in sure.sentences[0]
+    assert judge(valid=Pair(3.3, 2.6, p_value=math.nan)).word == "no change"
+
+
+def test_forgetting_within_chance_is_not_claimed() -> None:
+    verdict = judge(valid=FELL, general=Pair(3.0, 3.9, p_value=0.4))
+    assert "paid" not in verdict.headline and not verdict.caution
+    assert any("within what chance" in s for s in verdict.sentences)
+    assert judge(valid=FELL, general=Pair(3.0, 3.9, p_value=0.01)).caution
+
+
+@pytest.mark.parametrize(
+    ("anchor", "general", "says", "forgot"),
+    [
+        (Pair(0.1, 6.0, None, 0.001), None, "no longer sounds like the base: KAD 6.00", True),
+        (Pair(0.1, 6.0, None, 0.001), Pair(3.0, 3.001), "no longer sounds", False),
+        (Pair(0.1, 0.2, None, 0.4), None, "cannot be told from the base (p = 0.4)", False),
+        (Pair(None, 0.2), None, "(not tested)", False),
+    ],
+)
+def test_forgetting_by_ear(anchor: Pair, general: Pair | None, says: str, forgot: bool) -> None:
+    verdict = judge(valid=FELL, general=general, anchor=anchor)
+    assert any(says in sentence for sentence in verdict.sentences)
+    assert ("paid" in verdict.headline) == verdict.caution == forgot
+
+
+@pytest.mark.parametrize(
+    ("adherence", "says", "strayed"),
+    [
+        (Pair(0.30, 0.20, (0.18, 0.22), 0.001), "less than before: from 0.300 to 0.200", True),
+        (Pair(0.20, 0.30, None, 0.001), "better than before", False),
+        (Pair(0.30, 0.29, None, 0.6), "about as well as before", False),
+        (Pair(0.30, 0.20), "(not tested)", False),
+    ],
+)
+def test_prompt_adherence(adherence: Pair, says: str, strayed: bool) -> None:
+    verdict = judge(valid=FELL, adherence=adherence)
+    assert any(says in sentence for sentence in verdict.sentences)
+    assert ("follows its prompts less" in verdict.headline) == verdict.caution == strayed
+
+
+def test_kad_with_its_interval_and_the_share_of_the_way() -> None:
+    kad = Pair(17.5, 9.2, (8.1, 10.5), 0.002)
+    verdict = judge(valid=NOTHING, kad=kad, closed=Pair(0.0, 0.62, (0.45, 0.79)))
+    assert verdict.word == "better"
+    assert "fell from 17.50 to 9.20 (95 % interval 8.10 to 10.50)" in verdict.sentences[1]
+    assert verdict.sentences[2].replace("\N{NO-BREAK SPACE}", " ") == (
+        "That is 62 % (95 % interval 45 % to 79 %) of the way from the base to real recordings."
+    )
+    assert not any("That is" in s for s in judge(valid=NOTHING, closed=Pair(0.0, None)).sentences)
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.0, "0 %"), (0.008, "0.8 %"), (0.012, "1.2 %"), (0.83, "83 %"), (1, "100 %")],
+)
+def test_shares_read_plainly(share: float, text: str) -> None:
+    assert plain_percent(share).replace("\N{NO-BREAK SPACE}", " ") == text

@@ -1,0 +1,84 @@
+"""Forgetting, told by what the base itself makes of prompts that have nothing to do with the data.
+
+No recordings are needed: what the base generates is the anchor, and an adapter that is asked the same
+should still give it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tunesmith.embeddings import Embedder
+from tunesmith.evaluation.findings import Finding
+from tunesmith.evaluation.hearing import embed
+from tunesmith.evaluation.subjects import Wanted
+from tunesmith.metrics import gap
+
+SEED = 50_000
+"""Between the seeds of one kind of takes and those of the next."""
+
+PROMPTS = tuple(
+    f"{style} with {lead}"
+    for style, lead in (
+        ("slow blues", "electric guitar"), ("waltz", "violin"), ("rock", "distorted guitar"),
+        ("bossa nova", "flute"), ("baroque music", "harpsichord"), ("jazz swing", "trumpet"),
+        ("folk", "accordion"), ("ambient", "synth lead"), ("reggae", "organ"), ("disco", "piano"),
+        ("tango", "clarinet"), ("funk", "saxophone"), ("lullaby", "music box"),
+        ("marching band", "brass"), ("country", "banjo"), ("techno", "drum machine"),
+    )
+)  # fmt: skip
+"""What is asked where there are no general recordings with captions of their own."""
+
+EXPLANATION = (
+    "How far what it makes of other prompts lies from what the base makes of them (KAD; 0 is no "
+    "difference). If it is clearly above 0, the adapter changes music that it was not asked to change."
+)
+
+
+def prompts(known: Sequence[str], count: int) -> list[str]:
+    """``count`` general prompts: captions of general recordings, far apart, else :data:`PROMPTS`."""
+    found = list(dict.fromkeys(known)) or list(PROMPTS)
+    if len(found) > count:
+        found = [found[index * len(found) // count] for index in range(count)]
+    return [found[index % len(found)] for index in range(count)]
+
+
+def job(key: str, again: bool = False) -> str:
+    """Name of the job that makes a subject's takes of general prompts."""
+    return f"general takes of {key}" + (", again" if again else "")
+
+
+def findings(
+    made: Mapping[str, Any], subjects: Sequence[Wanted], ear: Embedder, seed: int
+) -> list[Finding]:
+    """Distance of each run's general takes to its base's, which were made with other seeds.
+
+    The base's own second set says what no difference looks like; which of the two sets of takes is
+    the run's is what the p-value shuffles (:mod:`tunesmith.metrics.gap`, its test).
+    """
+    found = []
+    for one in subjects:
+        if one.kind != "run" or job(one.key) not in made:
+            continue
+        reference = embed(made[job(one.against, True)], ear)
+        own, twin = (embed(made[job(key)], ear) for key in (one.key, one.against))
+        measured = gap.compute(reference, twin, twin, [own], seed=seed)
+        found.append(
+            Finding(
+                "general_kad",
+                one.key,
+                measured.adapted[0],
+                "lower",
+                n=len(own),
+                n_reference=len(reference),
+                embedding=ear.label,
+                p_value=measured.p_value,
+                warnings=(f"{len(own)} takes are few: only large differences show",)
+                if len(own) < 50
+                else (),
+                explanation=EXPLANATION,
+                details={"base against itself": measured.base},
+            )
+        )
+    return found

@@ -1,0 +1,126 @@
+"""Evaluation end to end on a tiny base: every number there, twice the same, and honest where it cannot."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import write_noise
+from tunesmith.errors import UserError
+from tunesmith.evaluation.evaluate import FILE, Wishes, evaluate
+from tunesmith.evaluation.findings import Evaluation, from_json, to_json
+from tunesmith.evaluation.pick import candidates, pick
+from tunesmith.formats.adapter import read_card, read_state
+from tunesmith.formats.sound import read_made_of
+
+QUICK = Wishes(embeddings=("pocket",), takes=6, general_takes=4, seconds=0.5, workers=1)
+
+
+@pytest.fixture(scope="module")
+def measured(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
+    out = tmp_path_factory.mktemp("evaluation")
+    return evaluate([tiny_run], out=out, wishes=QUICK), out
+
+
+def test_every_metric_is_there_for_base_and_run(measured: tuple[Evaluation, Path]):
+    found, _ = measured
+    assert {key: one.kind for key, one in found.subjects.items()} == {"base": "base", "mine": "run"}
+    for metric in ("kad", "fad", "coverage", "density", "vendi", "validation_loss", "anchor_loss"):
+        for subject in found.subjects:
+            one = found.of(subject, metric)
+            assert one is not None, metric
+            assert (one.value is not None and math.isfinite(one.value)) or one.missing, metric
+            assert one.n and one.explanation, metric
+    for metric in ("gap", "general_kad", "memorisation"):
+        assert found.of("mine", metric) is not None and found.of("base", metric) is None
+    assert all(one.embedding for one in found.findings if one.metric in ("kad", "fad", "gap"))
+    kad = found.of("mine", "kad")
+    assert kad is not None and kad.value is not None and kad.interval is not None
+    assert kad.interval[0] <= kad.value <= kad.interval[1]
+
+
+def test_takes_of_all_models_are_twins(measured: tuple[Evaluation, Path]):
+    found, _ = measured
+    made = [[read_made_of(Path(file)) for file in one.takes] for one in found.subjects.values()]
+    assert len(made) == 2 and all(len(takes) == 6 for takes in made)
+    for base, own in zip(*made, strict=True):
+        assert (base["prompt"], base["seed"]) == (own["prompt"], own["seed"])
+        assert base["adapter"] == "" and own["adapter"]
+
+
+def test_it_is_kept_and_gives_the_same_again(measured: tuple[Evaluation, Path], tiny_run: Path):
+    found, out = measured
+    told = json.loads((out / FILE).read_text())
+    assert from_json(told) == found
+    assert json.loads(json.dumps(to_json(from_json(told)))) == told
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*.flac")}
+    again = evaluate([tiny_run], out=out, wishes=QUICK)
+    assert again == found
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.flac")} == stamps
+
+
+def test_few_unheard_clips_tell_nothing_of_copies(measured: tuple[Evaluation, Path]):
+    found, _ = measured
+    one = found.of("mine", "memorisation")
+    assert one is not None and one.value is None and "too few" in one.missing
+    assert not found.memorisation
+
+
+def test_folders_are_measured_against_given_recordings(tmp_path: Path):
+    for side in ("real", "takes", "same"):
+        for index in range(4):
+            seed = index if side != "takes" else 40 + index
+            write_noise(tmp_path / side / f"{index}.wav", 1.0, seed, rate_hz=16_000)
+    wishes = Wishes(embeddings=("pocket",), workers=1)
+    found = evaluate(
+        [tmp_path / "takes", tmp_path / "same"],
+        out=tmp_path / "out",
+        reference=tmp_path / "real",
+        wishes=wishes,
+    )
+    same, other = found.of("same", "fad"), found.of("takes", "fad")
+    assert same is not None and same.value == pytest.approx(0.0, abs=1e-6)
+    assert other is not None and other.value is not None and other.value > 1e-4
+    assert found.of("same", "validation_loss") is None
+
+
+def test_mistakes_are_told_before_anything_is_made(tiny_run: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="2 takes prove nothing"):
+        evaluate([tiny_run], out=tmp_path / "out", wishes=Wishes(takes=2))
+    with pytest.raises(UserError, match="embedding"):
+        evaluate([tiny_run], out=tmp_path / "out", wishes=Wishes(embeddings=("nonsense",)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_can_be_picked(tiny_run: Path, tmp_path: Path):
+    import shutil
+
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    folders = candidates(run, tmp_path / "all")
+    assert sorted(folders) == [3, 6, 9]
+    card = read_card(run)
+    assert folders[card["step"]] == run
+    other = next(folder for step, folder in folders.items() if step != card["step"])
+    assert read_card(other)["components"] != card["components"]
+    wishes = Wishes(embeddings=("pocket",), takes=4, seconds=0.5, workers=1)
+    picked = pick(run, out=tmp_path / "picking", wishes=wishes)
+    assert sorted(picked.kad) == [3, 6, 9] == sorted(picked.loss)
+    nearest = min(picked.kad, key=lambda step: picked.kad[step])
+    assert picked.step == nearest or picked.loss[picked.step] <= picked.loss[nearest]
+    assert read_card(run)["step"] == picked.step
+    if picked.step != picked.before:
+        wanted = read_state(tmp_path / "picking" / "checkpoints" / f"step-{picked.step:08d}")
+        own = read_state(run)
+        assert all((own[part][k] == v).all() for part in wanted for k, v in wanted[part].items())
+
+
+def test_one_checkpoint_is_no_choice(tiny_run: Path, tmp_path: Path):
+    import shutil
+
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(UserError, match="no other whole checkpoint"):
+        candidates(run, tmp_path / "all")
