@@ -34,7 +34,9 @@ SCRIPTS = (
     "demo",
     "methods",
     "memorisation",
+    "evaluate",
     "real_gap",
+    "listen",
 )
 
 

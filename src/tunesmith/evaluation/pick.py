@@ -92,7 +92,7 @@ def pick(
     alike = [step for step in kad if kad[step] <= highest[nearest]]
     step = min(alike, key=lambda one: (loss.get(one, 0.0), kad[one]))
     if step != before:
-        _take_over(folders[step], run)
+        take_over(folders[step], run)
     return Picked(step, before, kad, loss, evaluation)
 
 
@@ -140,8 +140,13 @@ def candidates(run: Path, out: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def _take_over(folder: Path, run: Path) -> None:
-    """The adapter of one folder becomes another's; the base is opened once more to write it."""
+def take_over(folder: Path, run: Path) -> None:
+    """The adapter of one folder becomes another run's.
+
+    Args:
+        folder: of the adapter to take.
+        run: whose adapter it replaces.
+    """
     from tunesmith.formats.adapter import load_adapter
 
     bundle, _ = opened(base_of(run).plain(), None)

@@ -133,10 +133,13 @@ def _named(word: str) -> tuple[str, str]:
 def _name(one: Wanted, names: Mapping[str, str]) -> str:
     """The user's name for a side, else its own."""
     for what, name in names.items():
-        path = str(Path(what).expanduser().resolve())
-        if what == one.name or (one.path and path == one.path) or Path(what).name == one.key:
+        if one.kind == "base" and one.base is not None and one.base.name == what:
             return name
-    return one.key
+        if one.path and one.path in (what, str(Path(what).expanduser().resolve())):
+            return name
+        if one.kind == "run" and Path(what).name == Path(one.path).name:  # an adapter by its name
+            return name
+    return Path(one.name).name or one.key
 
 
 def _evaluated(file: Path) -> Sounds:

@@ -97,7 +97,7 @@ def _main(results: Results) -> dict[str, Markup] | None:
                 spots.append(Spot(name, one.mean, (low, high), f"{one.mean:.2f}{reach}"))
         settings = {"ends": (1.0, 5.0), "ticks": (1.0, 2.0, 3.0, 4.0, 5.0), "middle": None}
         return _drawn(
-            forest, "m", spots=spots, title="Mean opinion scores", shown=_point, **settings
+            forest, "m", spots=spots, title="Mean opinion scores", shown="{:.0f}".format, **settings
         )
     spots = [spot for one in results.comparisons for spot in _spots(results, one)]
     if not spots:
@@ -112,10 +112,6 @@ def _main(results: Results) -> dict[str, Markup] | None:
         middle=0.5,
         shown=words.percent,
     )
-
-
-def _point(value: float) -> str:
-    return f"{value:.0f} {SCALE[int(value) - 1]}"
 
 
 def _spots(results: Results, one: Comparison) -> list[Spot]:

@@ -136,7 +136,7 @@ def _abx(one: Comparison) -> list[str]:
 def _votes(votes: Share, undecided: int, what: str) -> str:
     if not votes.n:
         return f"All {undecided} listeners were undecided."
-    rest = f"; {undecided} were undecided" if undecided else ""
+    rest = f"; {undecided} {'was' if undecided == 1 else 'were'} undecided" if undecided else ""
     return (
         f"One vote each: {votes.count} of {votes.n} listeners {what} "
         f"(95{_THIN}% interval {interval_words(votes.interval)}, {p_words(votes.p_value)}){rest}."
@@ -182,7 +182,7 @@ def remarks(results: Results) -> list[str]:
     out = []
     if open_ := results.started - results.finished:
         out.append(
-            f"{open_} of {results.started} listeners have not finished; the answers that they gave count."
+            f"{open_} of {results.started} listeners did not finish; the answers that they gave count."
         )
     if results.repeats:
         alike = "at most one point apart" if results.test.kind == "mos" else "the same way"
@@ -191,7 +191,7 @@ def remarks(results: Results) -> list[str]:
         )
     if results.inattentive:
         out.append(
-            f"{len(results.inattentive)} listeners rated the low anchor no lower than the hidden reference "
+            f"{len(results.inattentive)} of the listeners rated the low anchor no lower than the hidden reference "
             f"({', '.join(results.inattentive)}). To see the figures without them: --without NAME."
         )
     if results.hurried:

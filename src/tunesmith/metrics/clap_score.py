@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tunesmith.errors import UserError
-from tunesmith.metrics._mean import of_ratio
+from tunesmith.metrics._intervals import of_ratio
 from tunesmith.metrics._result import Result, embeddings
 
 SPEC = {
@@ -41,7 +41,7 @@ def compute(
 
     A take's embedding is the mean of its windows' (each of length 1). The interval is that of the
     mean over takes, by t; where several takes share a prompt, their cosines are alike, and whole
-    prompts are counted instead (a ratio of sums, :func:`tunesmith.metrics._mean.of_ratio`).
+    prompts are counted instead (a ratio of sums, :func:`tunesmith.metrics._intervals.of_ratio`).
 
     Args:
         candidate: N takes, each ``[W, D]`` or ``[D]``.

@@ -15,7 +15,7 @@ import numpy as np
 import soxr
 
 from tunesmith.errors import UserError
-from tunesmith.metrics._mean import of_ratio
+from tunesmith.metrics._intervals import of_ratio
 from tunesmith.metrics._result import Result
 from tunesmith.types import Audio
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tunesmith.errors import UserError
-from tunesmith.metrics._mean import around
+from tunesmith.metrics._intervals import around
 from tunesmith.metrics._result import Result
 from tunesmith.metrics.clap_score import mean_row, unit
 from tunesmith.types import Audio

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tunesmith.errors import UserError
-from tunesmith.metrics._mean import of_ratio
+from tunesmith.metrics._intervals import of_ratio
 from tunesmith.metrics._result import Result
 
 SPEC = {
@@ -48,7 +48,7 @@ def compute(reference: Sequence[str], hypothesis: Sequence[str], *, seed: int = 
     """Word error rate over all takes, and the character error rate beside it.
 
     The interval is over takes, whose errors and lengths vary together: that of a ratio of sums
-    (:func:`tunesmith.metrics._mean.of_ratio`). Where there is no error at all it is 0 to 3 / words,
+    (:func:`tunesmith.metrics._intervals.of_ratio`). Where there is no error at all it is 0 to 3 / words,
     the rule of three (Hanley & Lippman-Hand 1983), which takes words for independent. In a language
     written without spaces words are not told apart: look at the character error rate.
 

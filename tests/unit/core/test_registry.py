@@ -150,6 +150,7 @@ def test_public_names_can_be_imported():
         "Model",
         "blend",
         "check",
+        "evaluate",
         "extract",
         "__version__",
         "limits",

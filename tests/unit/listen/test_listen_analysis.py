@@ -158,7 +158,7 @@ def test_listeners_who_stop_early_count_with_what_they_gave(test_folder):
     found = answered(test_folder(), prefer(1), stop_at={2: 3, 3: 0})
     assert (found.started, found.finished) == (7, 6)
     assert found.comparisons[0].answers.n == 6 * 5 + 2
-    assert any("have not finished" in remark for remark in remarks(found))
+    assert any("did not finish" in remark for remark in remarks(found))
 
 
 def test_several_runs_against_one_base(test_folder):

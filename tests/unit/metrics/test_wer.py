@@ -9,7 +9,7 @@ import pytest
 
 from tunesmith.errors import UserError
 from tunesmith.metrics import wer
-from tunesmith.metrics._mean import of_ratio
+from tunesmith.metrics._intervals import of_ratio
 
 
 @pytest.mark.parametrize(
