@@ -33,6 +33,7 @@ SCRIPTS = (
     "pocket",
     "demo",
     "methods",
+    "pitfalls",
     "memorisation",
     "evaluate",
     "real_gap",

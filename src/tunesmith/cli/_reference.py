@@ -30,7 +30,7 @@ def reference() -> str:
         parts.append(f"## tunesmith {name}\n\n```\n{shown(name)}\n```\n")
     for group in app.registered_groups:
         assert group.typer_instance is not None
-        inner = group.typer_instance.info.name
+        inner = str(group.typer_instance.info.name)
         parts.append(f"## tunesmith {inner}\n\n```\n{shown(inner)}\n```\n")
         for command in group.typer_instance.registered_commands:
             assert command.callback is not None

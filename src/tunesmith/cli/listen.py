@@ -33,9 +33,9 @@ def new(
         str, typer.Option(help="ab: which is preferred; abx: is it heard; mos: 1 to 5.")
     ] = "ab",
     items: Annotated[
-        int | None,
-        typer.Option(min=1, help="Items, practice included. [default: all; 21 if generated]"),
-    ] = None,
+        int,
+        typer.Option(min=1, help="Items at most, practice included: spread over what there is."),
+    ] = 21,
     prompts: Annotated[
         Path | None,
         typer.Option(help="Prompts to generate, one a line. [default: held-out captions]"),
@@ -97,7 +97,7 @@ def new(
             sides,
             takes=test / "takes",
             prompts=_lines(prompts) if prompts is not None else (),
-            count=items or 21,
+            count=items,
             seconds=seconds,
             seed=seed,
             stop=stop,

@@ -14,21 +14,10 @@ from tunesmith.evaluation.findings import Finding
 from tunesmith.evaluation.hearing import embed
 from tunesmith.evaluation.subjects import Wanted
 from tunesmith.metrics import gap
+from tunesmith.training.pitfalls.before import PROMPTS
 
 SEED = 50_000
 """Between the seeds of one kind of takes and those of the next."""
-
-PROMPTS = tuple(
-    f"{style} with {lead}"
-    for style, lead in (
-        ("slow blues", "electric guitar"), ("waltz", "violin"), ("rock", "distorted guitar"),
-        ("bossa nova", "flute"), ("baroque music", "harpsichord"), ("jazz swing", "trumpet"),
-        ("folk", "accordion"), ("ambient", "synth lead"), ("reggae", "organ"), ("disco", "piano"),
-        ("tango", "clarinet"), ("funk", "saxophone"), ("lullaby", "music box"),
-        ("marching band", "brass"), ("country", "banjo"), ("techno", "drum machine"),
-    )
-)  # fmt: skip
-"""What is asked where there are no general recordings with captions of their own."""
 
 EXPLANATION = (
     "How far what it makes of other prompts lies from what the base makes of them (KAD; 0 is no "
