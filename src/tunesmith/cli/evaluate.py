@@ -73,6 +73,7 @@ def evaluate(
     from tunesmith.evaluation.pick import pick as choose
     from tunesmith.evaluation.subjects import wanted
     from tunesmith.report.evaluation import report_on_evaluation
+    from tunesmith.report.run import is_run
     from tunesmith.training.signals import StopFlag
 
     lines = _lines(prompts) if prompts is not None else ()
@@ -93,7 +94,8 @@ def evaluate(
     alone = len(names) == 1 and len(runs) == 1
     if pick and not alone:
         raise UserError("--pick chooses among the checkpoints of one run", "name one run alone")
-    folder = out or (runs[0] if alone else Path("evaluation"))
+    # An adapter without its run may lie in the cache of the hub, which is no place for takes.
+    folder = out or (runs[0] if alone and is_run(runs[0]) else Path("evaluation"))
     with StopFlag() as stop, RunDisplay() as display:
         if pick:
             picked = choose(
@@ -151,8 +153,8 @@ def _table(evaluation: Evaluation) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("metric", no_wrap=True)
     table.add_column("better")
-    for key in evaluation.subjects:
-        table.add_column(key, justify="right")
+    for one in evaluation.subjects.values():
+        table.add_column(one.name, justify="right")
     rows: dict[tuple[str, str], dict[str, str]] = {}
     better: dict[tuple[str, str], str] = {}
     for one in evaluation.findings:
@@ -174,4 +176,5 @@ def _table(evaluation: Evaluation) -> None:
         typer.echo(f"note: {text}")
     for one in evaluation.findings:
         if one.value is None and one.missing:
-            typer.echo(f"not measured: {one.metric} of {one.subject}: {one.missing}")
+            name = evaluation.subjects[one.subject].name
+            typer.echo(f"not measured: {one.metric} of {name}: {one.missing}")

@@ -109,7 +109,7 @@ def new(
             kind=kind,
             title=title,
             question=question,
-            items=items,
+            items=min(items, len(found.keys)),
             training=training,
             ties=ties,
             repeats=repeats,

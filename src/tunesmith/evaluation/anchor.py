@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunesmith.embeddings import Embedder
+from tunesmith.errors import UserError
+from tunesmith.evaluation.crowds import crowd_kad
 from tunesmith.evaluation.findings import Finding
 from tunesmith.evaluation.hearing import embed
 from tunesmith.evaluation.subjects import Wanted
@@ -52,22 +54,31 @@ def findings(
             continue
         reference = embed(made[job(one.against, True)], ear)
         own, twin = (embed(made[job(key)], ear) for key in (one.key, one.against))
-        measured = gap.compute(reference, twin, twin, [own], seed=seed)
+        common: dict[str, Any] = {
+            "metric": "general_kad",
+            "subject": one.key,
+            "better": "lower",
+            "n": len(own),
+            "n_reference": len(reference),
+            "embedding": ear.label,
+            "explanation": EXPLANATION,
+        }
+        try:
+            distance = crowd_kad(reference, own)
+            measured = gap.compute(reference, twin, twin, [own], seed=seed)
+        except UserError as error:
+            found.append(Finding(value=None, missing=error.message, **common))
+            continue
         found.append(
             Finding(
-                "general_kad",
-                one.key,
-                measured.adapted[0],
-                "lower",
-                n=len(own),
-                n_reference=len(reference),
-                embedding=ear.label,
+                value=distance.value,
+                interval=distance.interval,
                 p_value=measured.p_value,
                 warnings=(f"{len(own)} takes are few: only large differences show",)
                 if len(own) < 50
                 else (),
-                explanation=EXPLANATION,
                 details={"base against itself": measured.base},
+                **common,
             )
         )
     return found

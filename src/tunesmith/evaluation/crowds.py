@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,11 +18,15 @@ from tunesmith.metrics._result import Result
 Sounds = Sequence[np.ndarray]
 """One array ``[W, D]`` a clip."""
 
+_NAMED = 5
+"""Files that stand out and are named."""
+
 _SAYS = {
     "kad": "How far its sound as a whole lies from the held-out recordings (kernel audio distance). "
     "0 is no difference; the p-value is that of the change against the base.",
     "fad": "The same as published numbers have it (Fréchet audio distance). It reads too high with "
     "few clips: compare only equal counts.",
+    "fad_inf": "FAD as it would be with endlessly many takes (extrapolated).",
     "gap": "Share of the way from the base to real recordings as the base's own codec renders them.",
     "coverage": "Share of the held-out recordings that have a take in their neighbourhood: low where "
     "it makes the same few things again and again.",
@@ -37,11 +43,13 @@ class Heard:
         reference: of the held-out recordings.
         sounds: takes or recordings of each subject.
         ceilings: by base, the held-out recordings through its codec.
+        files: of each subject, to name those that stand out.
     """
 
     reference: Sounds
     sounds: Mapping[str, Sounds]
     ceilings: Mapping[str, Sounds] = field(default_factory=dict)
+    files: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def findings(
@@ -69,8 +77,18 @@ def findings(
             "n_reference": len(heard.reference),
             "embedding": label,
         }
-        distance = _kad(heard.reference, sounds)
-        closed = _closed(heard, one, seed) if one.kind == "run" else None
+        closed = None
+        if one.kind == "run":
+            try:
+                closed = _closed(heard, one, seed)
+            except UserError as error:  # hours of takes must not be lost to one of them
+                found.append(_missing("gap", error.message, common))
+        try:
+            distance = crowd_kad(heard.reference, sounds)
+        except UserError as error:
+            found.append(_missing("kad", error.message, common))
+            found += _others(heard, sounds, common, seed)
+            continue
         few = () if len(sounds) >= 50 else (f"{len(sounds)} takes are few",)
         found.append(
             Finding(
@@ -87,22 +105,44 @@ def findings(
         )
         if closed is not None:
             found.append(_share(closed, common))
-        found += _others(heard, sounds, common)
+        found += _others(heard, sounds, common, seed)
     return found
 
 
-def _kad(reference: Sounds, sounds: Sounds) -> Result:
+def _missing(name: str, why: str, common: Mapping[str, object]) -> Finding:
+    better = "higher" if name in ("gap", "coverage", "density", "vendi") else "lower"
+    return Finding(
+        name,
+        value=None,
+        better=better,
+        missing=why,
+        explanation=_SAYS[name],
+        **common,  # type: ignore[arg-type]
+    )
+
+
+def crowd_kad(reference: Sounds, sounds: Sounds) -> Result:
     """Clips are counted, not their windows: the KAD of gap closed as well."""
-    ids = [
-        np.repeat(np.arange(len(x)), [len(one) for one in x]).tolist() for x in (reference, sounds)
-    ]
     windows = [np.concatenate(list(x)) for x in (reference, sounds)]
-    return kad.compute(windows[0], windows[1], groups=(ids[0], ids[1]), permutations=0)
+    ids = (_ids(reference), _ids(sounds))
+    return kad.compute(windows[0], windows[1], groups=ids, permutations=0)
 
 
 def _ids(sounds: Sounds) -> list[int]:
     """The clip of each window."""
     return np.repeat(np.arange(len(sounds)), [len(one) for one in sounds]).tolist()
+
+
+def _unlike(heard: Heard, sounds: Sounds, windows: Sequence[np.ndarray], key: str) -> list[str]:
+    """Names of the files that are unlike the reference by their own FAD, the farthest first."""
+    names = [Path(file).name for file in heard.files.get(key, ())]
+    if len(names) != len(sounds):
+        return []
+    try:
+        songs = fad.outliers(windows[0], windows[1], _ids(sounds)).songs
+    except UserError:  # a window each
+        return []
+    return [names[int(str(song.file))] for song in songs if song.outlier]
 
 
 def _closed(heard: Heard, one: Wanted, seed: int) -> gap.Gap | None:
@@ -138,7 +178,7 @@ def _share(closed: gap.Gap, common: Mapping[str, object]) -> Finding:
     )
 
 
-def _others(heard: Heard, sounds: Sounds, common: Mapping[str, object]) -> list[Finding]:
+def _others(heard: Heard, sounds: Sounds, common: Mapping[str, object], seed: int) -> list[Finding]:
     # FAD is of windows, as it is usually published; the others count clips, which are independent.
     windows = [np.concatenate(list(x)) for x in (heard.reference, sounds)]
     ids = (_ids(heard.reference), _ids(sounds))
@@ -148,34 +188,30 @@ def _others(heard: Heard, sounds: Sounds, common: Mapping[str, object]) -> list[
     width = kad.median_distance(clips[0]) / 2
     found = []
     for name, better, measure in (
-        ("fad", "lower", lambda: fad.compute(*windows, interval=True, groups=ids)),
+        ("fad", "lower", lambda: fad.compute(*windows, seed=seed, interval=True, groups=ids)),
+        ("fad_inf", "lower", lambda: fad.fad_inf(*windows, seed=seed)),
         ("coverage", "higher", lambda: coverage.compute(*clips)),
         ("vendi", "higher", lambda: vendi.compute(clips[1], kernel="rbf", bandwidth=width)),
     ):
         try:
             result = measure()
         except UserError as error:
-            for missing in (name, "density") if name == "coverage" else (name,):
-                found.append(
-                    Finding(
-                        missing,
-                        value=None,
-                        better=better,  # type: ignore[arg-type]
-                        missing=error.message,
-                        explanation=_SAYS[missing],
-                        **common,  # type: ignore[arg-type]
-                    )
-                )
+            names = (name, "density") if name == "coverage" else (name,)
+            found += [_missing(one, error.message, common) for one in names]
             continue
+        warnings, details = result.warnings, dict[str, Any](result.details)
+        if name == "fad" and (unlike := _unlike(heard, sounds, windows, str(common["subject"]))):
+            details["outliers"] = unlike
+            warnings += (f"farthest off by their own FAD: {', '.join(unlike[:_NAMED])}",)
         found.append(
             Finding(
                 name,
                 value=result.value,
                 better=better,  # type: ignore[arg-type]
                 interval=result.interval,
-                warnings=result.warnings,
+                warnings=warnings,
                 explanation=_SAYS[name],
-                details=result.details,
+                details=details,
                 **common,  # type: ignore[arg-type]
             )
         )

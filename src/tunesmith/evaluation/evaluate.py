@@ -16,13 +16,14 @@ from tunesmith.errors import UserError
 from tunesmith.evaluation import anchor, crowds, singly
 from tunesmith.evaluation.findings import Evaluation, Finding, Memorisation, Subject, to_json
 from tunesmith.evaluation.hearing import embed
-from tunesmith.evaluation.losses import chosen, compared
+from tunesmith.evaluation.losses import compared
 from tunesmith.evaluation.memorised import memorised_run
-from tunesmith.evaluation.open import opened, settings_of
+from tunesmith.evaluation.open import opened
 from tunesmith.evaluation.subjects import (
     Reference,
     Wanted,
     files_in,
+    general_clips,
     general_of,
     reference_of,
     training_clips,
@@ -35,6 +36,9 @@ from tunesmith.training.signals import StopFlag
 from tunesmith.training.workers import Job, run_jobs
 
 TAKES, GENERAL_TAKES = 64, 32
+MOST_TAKES = 2_000
+"""Of a model: the test of gap closed holds a matrix of all takes of two."""
+
 FILE = "evaluation.json"
 _TAKE_SEED = 20_000
 """Added to the seed, so that no take shares its random stream with training or with a demo's."""
@@ -108,6 +112,14 @@ def evaluate(
     event = on_event or (lambda kind, values: None)
     if wishes.takes < 3:
         raise UserError(f"{wishes.takes} takes prove nothing", "give 3 or more")
+    if wishes.takes > MOST_TAKES or wishes.general_takes > MOST_TAKES:
+        raise UserError(
+            f"more than {MOST_TAKES:,} takes of a model cannot be compared", "make fewer"
+        )
+    if 0 < wishes.general_takes < 3:
+        raise UserError(
+            f"{wishes.general_takes} takes of general prompts prove nothing", "give 0, or 3 or more"
+        )
     out = Path(out)
     subjects = wanted([str(name) for name in names])
     against = reference_of(reference, subjects)
@@ -131,6 +143,7 @@ def evaluate(
                 for key in sounds
                 if f"codec of {key}" in made
             },
+            files=sounds,
         )
         findings += crowds.findings(heard, subjects, ear.label, wishes.seed, against.warnings)
         findings += anchor.findings(made, subjects, ear, wishes.seed)
@@ -152,7 +165,8 @@ def evaluate(
                 work.prompts,
                 work.seeds,
                 ears[0],
-                lambda base=one.base: opened(base.plain(), None, "cpu")[0],
+                # Its codec is the same in 4 bits, which only a GPU could open.
+                lambda base=one.base: opened({**base.plain(), "quantize": ""}, None, "cpu")[0],
             )
             findings.append(finding)
             if found is not None:
@@ -183,7 +197,7 @@ class _Work:
         wishes: Wishes,
     ) -> None:
         self.out, self.subjects, self.reference, self.wishes = out, subjects, reference, wishes
-        self.general = general
+        self.general, self.general_clips = general, general_clips(general, subjects)
         names = {one.base.name for one in subjects if one.base}
         longest = [base_limits(name)[2] for name in names]
         usual = statistics.median(clip.duration_s for clip in reference.clips)
@@ -256,7 +270,7 @@ class _Work:
     def _general(self, one: Wanted, model: Mapping[str, Any]) -> list[Job]:
         if not self.wishes.general_takes or not any(x.kind == "run" for x in self.subjects):
             return []
-        known = [clip.caption for clip in self.general_clips()]
+        known = [clip.caption for clip in self.general_clips]
         prompts = anchor.prompts(known, self.wishes.general_takes)
         # General prompts are put as they are: what is asked is what was known before.
         plain = {**model, "worded": False}
@@ -285,41 +299,30 @@ class _Work:
         call = "tunesmith.evaluation.losses:losses_of"
         return Job(f"losses of {one.key}", call, arguments, after=first)
 
-    def general_clips(self):
-        """Clips that show what is forgotten: none that a run trains on, as a run itself has it."""
-        if self.general is None:
-            return []
-        clips = chosen(self.general, None)
-        held_out = [clip for clip in clips if clip.split == "valid"]
-        return held_out if self._replayed() and held_out else clips
-
-    def _replayed(self) -> bool:
-        for one in self.subjects:
-            told = settings_of(Path(one.path)) if one.kind == "run" else {}
-            for section in ("replay", "prior"):
-                if (told.get(section) or {}).get("path") == self.general:
-                    return True
-        return False
-
     def _sets(self) -> dict[str, dict[str, Any]]:
         sets = {}
         if any(clip.caption_source != "none" for clip in self.reference.clips):
             sets["validation_loss"] = {
                 "path": self.reference.folder,
                 "split": self.reference.split,
+                "only": [clip.sha256 for clip in self.reference.clips],
                 "worded": True,
             }
         if self.general is not None:
-            split = "valid" if self._replayed() else None
-            sets["general_loss"] = {"path": self.general, "split": split, "worded": False}
+            sets["general_loss"] = {
+                "path": self.general,
+                "split": None,
+                "only": [clip.sha256 for clip in self.general_clips],
+                "worded": False,
+            }
         return sets
 
     def recordings(self, name: str) -> list[str]:
         """Recording of each clip of a set, in its order."""
         if name == "anchor_loss":
             return [str(index) for index in range(self.wishes.general_takes)]
-        told = self._sets()[name]
-        return [clip.recording for clip in chosen(told["path"], told["split"])]
+        clips = self.reference.clips if name == "validation_loss" else self.general_clips
+        return [clip.recording for clip in clips]
 
 
 _SAYS = {
@@ -343,7 +346,7 @@ def _losses(made: Mapping[str, Any], work: _Work) -> list[Finding]:
 
 def _subject(one: Wanted, takes: Sequence[str]) -> Subject:
     step = read_card(Path(one.path)).get("step") if one.kind == "run" else None
-    return Subject(one.kind, one.name, tuple(takes), one.path, step)
+    return Subject(one.kind, one.name, tuple(takes), one.path, step, one.against)
 
 
 __all__ = ["FILE", "GENERAL_TAKES", "TAKES", "Wishes", "evaluate"]

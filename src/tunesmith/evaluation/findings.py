@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 Better = Literal["lower", "higher", "neither"]
 
+NOT_FINITE = "it is not a finite number"
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -48,11 +50,19 @@ class Finding:
         """As JSON has it: ``value``, ``interval``, ``n``, ``embedding`` and the rest; no NaN."""
         told = {k: v for k, v in asdict(self).items() if k not in ("metric", "subject")}
         if self.value is not None and not math.isfinite(self.value):
-            told["value"] = None
-            told["missing"] = self.missing or "it is not a finite number"
-        for name in ("interval", "warnings"):
-            told[name] = list(told[name]) if told[name] is not None else None
-        return told
+            told["missing"] = self.missing or NOT_FINITE
+        if self.interval is not None and not all(map(math.isfinite, self.interval)):
+            told["interval"] = None
+        return _finite(told)
+
+
+def _finite(value: Any) -> Any:
+    """As strict JSON has it: NaN and infinity are null."""
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +123,7 @@ class Subject:
         takes: its sound files, in the order of the prompts.
         path: of the run or the folder; empty for a base.
         step: of the run's weights.
+        against: key of what its p-values and its verdict are about: a run's own base; empty for none.
     """
 
     kind: Literal["base", "run", "folder"]
@@ -120,11 +131,12 @@ class Subject:
     takes: tuple[str, ...] = ()
     path: str = ""
     step: int | None = None
+    against: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All of it. The first subject is what the others are compared with.
+    """All of it: bases first, then what is compared with them.
 
     Attributes:
         subjects: by key; equal places of their takes are the same prompt and seed.
@@ -142,6 +154,11 @@ class Evaluation:
     seconds: float
     findings: tuple[Finding, ...]
     memorisation: Mapping[str, Memorisation] = field(default_factory=dict)
+
+    def base_of(self, subject: str) -> str:
+        """Key of what a subject is compared with: its own base, else the first subject there is."""
+        against = self.subjects[subject].against
+        return against if against in self.subjects else next(iter(self.subjects))
 
     def of(self, subject: str, metric: str) -> Finding | None:
         """A subject's number, the first where several embeddings heard it."""
@@ -172,6 +189,8 @@ def from_json(told: Mapping[str, Any]) -> Evaluation:
             Finding(
                 **{
                     **one,
+                    # A loss that broke down is a number that was measured, not one that is missing.
+                    "value": math.nan if one["missing"] == NOT_FINITE else one["value"],
                     "interval": tuple(one["interval"]) if one["interval"] else None,
                     "warnings": tuple(one["warnings"]),
                 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,9 @@ def losses_of(
     Args:
         base: how to open the base: :class:`tunesmith.evaluation.open.BaseName` as a mapping.
         run: folder of a run on it; None for the base itself.
-        sets: by name: ``path`` of a data set, the ``split`` wanted (None is all of it), and whether
-            its captions are ``worded`` as the run was taught.
+        sets: by name: ``path`` of a data set, the ``split`` wanted (None is all of it), the hashes of
+            the clips wanted if these are not all of it (``only``), and whether its captions are
+            ``worded`` as the run was taught.
         anchor: ``prompts``, ``clips``, ``seconds`` and ``seed`` of what the base is to sample of
             itself: a further set, ``anchor_loss``.
         stop: polled often.
@@ -69,7 +70,7 @@ def losses_of(
     if own:
         found["anchor_loss"] = measured(own)
     for name, wanted in sets.items():
-        clips = chosen(wanted["path"], wanted["split"])
+        clips = chosen(wanted["path"], wanted["split"], wanted.get("only"))
         if wanted["worded"]:
             clips = [replace(clip, caption=wording(clip.caption), captions=()) for clip in clips]
         encoded = encode(
@@ -91,10 +92,23 @@ def _whole(
     return loss * size, size
 
 
-def chosen(path: str, split: str | None) -> list[Clip]:
-    """The clips of one side of a data set, without varied versions."""
+def chosen(path: str, split: str | None, only: Collection[str] | None = None) -> list[Clip]:
+    """The clips of one side of a data set, without varied versions; the same bytes count once.
+
+    Args:
+        path: of the data set.
+        split: the side; None is both.
+        only: hashes of the clips wanted; None is all.
+    """
     clips = [clip for clip in load_dataset(path) if not clip.variant_of]
-    return [clip for clip in clips if split is None or clip.split == split]
+    clips = [clip for clip in clips if split is None or clip.split == split]
+    wanted = None if only is None else set(only)
+    once = {clip.sha256: clip for clip in reversed(clips)}
+    return [
+        clip
+        for clip in clips
+        if once[clip.sha256] is clip and (wanted is None or clip.sha256 in wanted)
+    ]
 
 
 def compared(

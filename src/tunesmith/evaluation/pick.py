@@ -10,13 +10,15 @@ from typing import Any
 
 import torch
 
+from tunesmith.atomic import write_bytes
 from tunesmith.errors import UserError
 from tunesmith.evaluation.evaluate import Wishes, evaluate
 from tunesmith.evaluation.findings import Evaluation
 from tunesmith.evaluation.open import base_of, opened, settings_of
-from tunesmith.formats.adapter import method_of, read_card, save_adapter, tokens_of
+from tunesmith.formats.adapter import load_adapter, method_of, read_card, save_adapter, tokens_of
+from tunesmith.formats.card import model_card
 from tunesmith.methods._together import attach_all
-from tunesmith.training.checkpoint import Checkpoints
+from tunesmith.training.checkpoint import Checkpoints, Snapshot
 from tunesmith.training.signals import StopFlag
 
 OnEvent = Callable[[str, Mapping[str, Any]], None]
@@ -88,6 +90,10 @@ def pick(
             highest[step] = found.interval[1] if found.interval else found.value
         if other is not None and other.value is not None:
             loss[step] = other.value
+    if not kad:
+        raise UserError(
+            f"no checkpoint of {run} could be measured", "look at its takes in " + str(out)
+        )
     nearest = min(kad, key=lambda step: kad[step])
     alike = [step for step in kad if kad[step] <= highest[nearest]]
     step = min(alike, key=lambda one: (loss.get(one, 0.0), kad[one]))
@@ -104,10 +110,13 @@ def candidates(run: Path, out: Path) -> dict[int, Path]:
     """
     card = read_card(run)
     found = {int(card["step"]): run}
-    saved = sorted((run / "checkpoints").glob("step-*"))
-    wanted = {int(path.name.removeprefix("step-")): path for path in saved}
-    wanted = {step: path for step, path in wanted.items() if step and step not in found}
-    whole = {step: Checkpoints(run / "checkpoints").at(step) for step in wanted}
+    whole: dict[int, Snapshot | None] = {}
+    # The weights of the lowest validation loss lie apart, and may not be the run's own any more.
+    for place in (run / "checkpoints", run / "checkpoints" / "best"):
+        for path in sorted(place.glob("step-*")):
+            step = int(path.name.removeprefix("step-"))
+            if step and step not in found and whole.get(step) is None:
+                whole[step] = Checkpoints(place).at(step)
     if not any(whole.values()):
         raise UserError(
             f"{run} has no other whole checkpoint than that of step {card['step']}",
@@ -128,7 +137,9 @@ def candidates(run: Path, out: Path) -> dict[int, Path]:
         folder = out / f"step-{step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
         details = {key: value for key, value in card.items() if key not in _OF_THE_FORMAT}
-        losses = dict(card["metrics"]["validation_loss"]) | {"adapted": snapshot.state["last_loss"]}
+        state = snapshot.state
+        losses = {"adapted": state.get("last_loss", state.get("loss"))}
+        losses = dict(card["metrics"]["validation_loss"]) | losses
         details |= {
             "step": step,
             "metrics": {**card["metrics"], "validation_loss": losses},
@@ -147,10 +158,9 @@ def take_over(folder: Path, run: Path) -> None:
         folder: of the adapter to take.
         run: whose adapter it replaces.
     """
-    from tunesmith.formats.adapter import load_adapter
-
     bundle, _ = opened(base_of(run).plain(), None)
     adapter = load_adapter(folder, bundle)
     card = read_card(folder)
     details = {key: value for key, value in card.items() if key not in _OF_THE_FORMAT}
     save_adapter(run, adapter, bundle, {**details, "picked": "nearest to held-out recordings"})
+    write_bytes(run / "README.md", model_card(run).encode())

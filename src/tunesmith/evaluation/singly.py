@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tunesmith.embeddings import Embedder, TextEmbedder, open_embedder
@@ -32,21 +33,25 @@ _SAYS = {
 def by_text(
     ear: Embedder, subjects: Sequence[Wanted], sounds: Sounds, prompts: Sequence[str], seed: int
 ) -> list[Finding]:
-    """CLAP score of every model's takes, where the embedding knows sentences."""
+    """CLAP score of every model's takes, where the embedding knows sentences; a run's is tested."""
     if not isinstance(ear, TextEmbedder):
         return []
     text = ear.embed_text(prompts)
-    return [
-        _finding(
-            "clap_score",
-            one.key,
-            "higher",
-            lambda one=one: clap_score.compute(embed(sounds[one.key], ear), text, seed=seed),
-            ear.label,
-        )
-        for one in subjects
-        if one.kind != "folder"
-    ]
+    found = []
+    for one in subjects:
+        if one.kind == "folder":
+            continue
+        rows = embed(sounds[one.key], ear)
+        measure = lambda rows=rows: clap_score.compute(rows, text, seed=seed)  # noqa: E731
+        finding = _finding("clap_score", one.key, "higher", measure, ear.label)
+        if one.kind == "run" and finding.value is not None:
+            try:
+                p = clap_score.compare(embed(sounds[one.against], ear), rows, text, seed=seed)
+                finding = replace(finding, p_value=p)
+            except UserError:  # the base's takes have no score: there is nothing to test against
+                pass
+        found.append(finding)
+    return found
 
 
 def agreement(subjects: Sequence[Wanted], sounds: Sounds, prompts: Sequence[str]) -> list[Finding]:
@@ -75,8 +80,8 @@ def voices(
     found = []
     if with_mos:
         for one in subjects:
-            audios = [read(file) for file in sounds[one.key]]
-            measure = lambda audios=audios: mos.compute(audios)  # noqa: E731
+            # One sound in memory at a time: a folder may hold a thousand songs.
+            measure = lambda key=one.key: mos.compute(read(file) for file in sounds[key])  # noqa: E731
             found.append(_finding("mos", one.key, "higher", measure, mos.LABEL))
     if speaker_model:
         ear = open_embedder(speaker_model, best_device())

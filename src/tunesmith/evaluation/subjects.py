@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from tunesmith.data.load import load_dataset
 from tunesmith.errors import UserError
 from tunesmith.evaluation.losses import chosen
 from tunesmith.evaluation.open import BaseName, base_of, settings_of
 from tunesmith.families import EMBEDDED, find_base
+from tunesmith.families._bases import looks_like_id
 from tunesmith.formats.adapter import find_adapter
 from tunesmith.types import Clip
 
+_Thing = TypeVar("_Thing")
+
 _INDEXES = ("config.json", "model_index.json")
 _MOST_FILES = 1000
+"""Sounds of a folder, or of a reference, beyond which more would only cost time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,11 @@ def wanted(words: Sequence[str]) -> list[Wanted]:
         key, number = one.key, 2
         while key in taken:
             key, number = f"{one.key}-{number}", number + 1
-        found.append(replace(one, key=key))
+        # A second "mine" is told by its folder, or a reader could not tell the two apart.
+        name = (
+            f"{Path(one.path).parent.name}/{one.name}" if key != one.key and one.path else one.name
+        )
+        found.append(replace(one, key=key, name=name))
         return found[-1]
 
     def base_key(base: BaseName) -> str:
@@ -94,17 +102,16 @@ def _kind(word: str) -> Literal["base", "run", "folder"]:
         if any((path / name).is_file() for name in _INDEXES):
             return "base"
         return "folder"
-    try:
-        find_adapter(word)
-        return "run"
-    except UserError as no_adapter:
+    looks = [("run", lambda: find_adapter(word)), ("base", lambda: find_base(word, weights=False))]
+    mend = ""
+    # Of what is on the hub most are bases, and each look fetches something.
+    for kind, look in reversed(looks) if looks_like_id(word) else looks:
         try:
-            find_base(word, weights=False)
-            return "base"
-        except UserError:
-            raise UserError(
-                f"'{word}' is no run, no base and no folder of recordings", no_adapter.mend
-            ) from None
+            look()
+            return kind  # type: ignore[return-value]
+        except UserError as error:
+            mend = error.mend if kind == "run" else mend
+    raise UserError(f"'{word}' is no run, no base and no folder of recordings", mend)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,30 +134,34 @@ class Reference:
 def reference_of(folder: str | Path | None, subjects: Sequence[Wanted]) -> Reference:
     """Given recordings, else the held-out side of the data that all runs were trained on.
 
+    What any of the runs was trained on is left out; of more than 1,000 clips evenly spaced ones stay.
+
     Raises:
         UserError: there are none, or the runs were trained on different data.
     """
+    trained = training_hashes(subjects)
     if folder is not None:
         path = str(Path(folder).expanduser())
-        clips = [clip for clip in load_dataset(path) if not clip.variant_of]
+        clips = chosen(path, None)
         held_out = [clip for clip in clips if clip.split == "valid"]
-        trained = training_hashes(subjects)
         if any(clip.sha256 in trained for clip in clips):
             clips = held_out
-        unheard = tuple(clip for clip in clips if clip.sha256 not in trained)
         split = "valid" if clips == held_out else None
     else:
         path = _data_of(subjects)
-        split, unheard = "valid", tuple(chosen(path, "valid"))
-    if len(unheard) < 3:
+        split, clips = "valid", chosen(path, "valid")
+    # Also of the runs' own data: it may have been divided anew since, or another way for another run.
+    unheard = [clip for clip in clips if clip.sha256 not in trained]
+    if not unheard:
         raise UserError(
-            f"{path} has {len(unheard)} held-out clips, 3 are the least",
-            "prepare it with --valid 0.2, or give other recordings of the kind with --reference",
+            f"{path} has no held-out clips",
+            "prepare it with --valid-share 0.2, or give other recordings of the kind with --reference",
         )
     warnings = ()
     if len(unheard) < 50:
-        warnings = (f"{len(unheard)} held-out clips are few: only large differences show",)
-    return Reference(path, split, unheard, warnings)
+        count = f"{len(unheard)} held-out clip{'s are' if len(unheard) > 1 else ' is'}"
+        warnings = (f"{count} few: only large differences show",)
+    return Reference(path, split, tuple(_spaced(unheard)), warnings)
 
 
 def _data_of(subjects: Sequence[Wanted]) -> str:
@@ -158,7 +169,7 @@ def _data_of(subjects: Sequence[Wanted]) -> str:
     for one in subjects:
         told = settings_of(Path(one.path)).get("data") if one.kind == "run" else None
         if told:
-            paths[str(Path(told["path"]).expanduser())] = one.name
+            paths[str(Path(told["path"]).expanduser().resolve())] = one.name
     if not paths:
         raise UserError(
             "nothing here says what to compare with",
@@ -199,7 +210,8 @@ def training_clips(run: Path) -> list[Clip]:
     """The clips that a run was trained on, as far as they are still there."""
     told, hashes = settings_of(run).get("data") or {}, _trained_on(run)
     try:
-        return [clip for clip in load_dataset(told["path"]) if clip.sha256 in hashes]
+        folder = Path(told["path"]).expanduser()
+        return [clip for clip in load_dataset(folder) if clip.sha256 in hashes]
     except (KeyError, UserError):
         return []
 
@@ -214,7 +226,42 @@ def general_of(folder: str | Path | None, subjects: Sequence[Wanted]) -> str | N
         if one.kind == "run"
     }
     path = paths.pop() if len(paths) == 1 else None
-    return path if path and Path(path).is_dir() else None
+    place = Path(path).expanduser() if path else None
+    return str(place) if place and place.is_dir() else None
+
+
+def general_clips(path: str | None, subjects: Sequence[Wanted]) -> tuple[Clip, ...]:
+    """Clips of general recordings that no run has trained on, nor may have replayed.
+
+    Raises:
+        UserError: all of them were trained on.
+    """
+    if path is None:
+        return ()
+    trained = training_hashes(subjects)
+    clips = [clip for clip in chosen(path, None) if clip.sha256 not in trained]
+    if any(_replays(settings_of(Path(one.path)), path) for one in subjects if one.kind == "run"):
+        clips = [clip for clip in clips if clip.split == "valid"]
+    if not clips:
+        raise UserError(
+            f"all of {path} was trained on or replayed", "give other recordings with --general DIR"
+        )
+    return tuple(_spaced(clips))
+
+
+def _replays(settings: Mapping[str, Any], general: str) -> bool:
+    """Whether a run may have trained on a folder's training side: asked to, or by ``auto_fix``."""
+    prior, replay = (settings.get(section) or {} for section in ("prior", "replay"))
+    given = [part.get("path") for part in (prior, replay)]
+    there = Path(general).resolve()
+    if any(path and Path(path).expanduser().resolve() == there for path in given):
+        return True
+    own = (settings.get("data") or {}).get("general")
+    itself = bool(own) and Path(own).expanduser().resolve() == there
+    begun = settings.get("watch") and settings.get("auto_fix")
+    return bool(itself and begun and not replay.get("path") and not prior.get("weight")) and any(
+        clip.split == "valid" for clip in chosen(general, None)
+    )
 
 
 def files_in(folder: str) -> list[str]:
@@ -228,15 +275,21 @@ def files_in(folder: str) -> list[str]:
         raise UserError(
             f"{folder} holds {len(found)} sound files, 3 are the least", "give a folder of more"
         )
-    if len(found) <= _MOST_FILES:
-        return found
-    return [found[index * len(found) // _MOST_FILES] for index in range(_MOST_FILES)]
+    return _spaced(found)
+
+
+def _spaced(things: Sequence[_Thing]) -> list[_Thing]:
+    """At most :data:`_MOST_FILES` of them."""
+    if len(things) <= _MOST_FILES:
+        return list(things)
+    return [things[index * len(things) // _MOST_FILES] for index in range(_MOST_FILES)]
 
 
 __all__ = [
     "Reference",
     "Wanted",
     "files_in",
+    "general_clips",
     "general_of",
     "reference_of",
     "training_clips",

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tunesmith.data.encode import read_audio
-from tunesmith.errors import UserError
+from tunesmith.errors import ResourceError, UserError
 from tunesmith.evaluation.open import BaseName, opened
-from tunesmith.families import find_base, load
+from tunesmith.families import EMBEDDED, find_base, load
 from tunesmith.families._bundle import Bundle
 from tunesmith.formats.adapter import card_hash
 from tunesmith.formats.sound import read_made_of, write_sound
@@ -25,6 +27,10 @@ OnEvent = Callable[[str, Mapping[str, Any]], None]
 BATCH = 32
 """Takes at a time. On one core 32 short takes cost little more than half of what they do in eights."""
 
+BATCH_S = 80.0
+"""Seconds of sound at a time of other bases: keys and values of 80 s of musicgen-large, with and
+without guidance, take about 6 GB in float32."""
+
 
 def make_takes(
     *,
@@ -34,7 +40,7 @@ def make_takes(
     prompts: Sequence[str],
     seed: int,
     duration_s: float,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     revision: str | None = None,
     quantize: str = "",
     worded: bool = False,
@@ -53,7 +59,8 @@ def make_takes(
         prompts: texts.
         seed: of the first take.
         duration_s: seconds of each.
-        batch_size: takes at a time.
+        batch_size: takes at a time; by default :data:`BATCH` of an embedded base, else so many that
+            they last :data:`BATCH_S`. Halved where memory does not suffice.
         revision: of the base on the hub.
         quantize: ``nf4`` holds the base in 4 bits.
         worded: ask a run as it was taught: with its rare token or its trained one.
@@ -85,14 +92,25 @@ def make_takes(
     files = [Path(out) / f"{index:03d}.flac" for index in range(len(recipes))]
     missing = [pair for pair in zip(files, recipes, strict=True) if not _is_made_of(*pair)]
     done, todo = len(files) - len(missing), iter(missing)
-    while some := list(islice(todo, batch_size)):
+    usual = BATCH if base in EMBEDDED else min(BATCH, max(1, int(BATCH_S / duration_s)))
+    size = batch_size or usual
+    while some := list(islice(todo, size)):
         on_event("takes", {"done": done, "total": len(files)})
-        audios = bundle.generate(
-            [recipe["prompt"] for _, recipe in some],
-            duration_s,
-            [recipe["seed"] for _, recipe in some],
-            should_stop=stop,
-        )
+        try:
+            audios = bundle.generate(
+                [recipe["prompt"] for _, recipe in some],
+                duration_s,
+                [recipe["seed"] for _, recipe in some],
+                should_stop=stop,
+            )
+        except torch.OutOfMemoryError as error:
+            if size == 1:
+                raise ResourceError(
+                    f"the memory of {bundle.device} does not hold one take of {duration_s:g} s",
+                    "ask for shorter takes with --seconds",
+                ) from error
+            size, todo = max(1, size // 2), chain(some, todo)
+            continue
         for (file, recipe), audio in zip(some, audios, strict=True):
             write_sound(file, audio, recipe)
         done += len(some)

@@ -99,6 +99,7 @@ def serve(
         config = uvicorn.Config(
             application(folder, test, store, most=invite),
             lifespan="off",
+            http="h11",  # whose headers have a limit, whatever else is installed
             log_level="error",
             access_log=False,
             server_header=False,

@@ -72,18 +72,15 @@ def compute(
         )
     cosines = takes @ prompts.T
     own = np.diag(cosines)
-    same = prompts @ prompts.T > _SAME
-    np.fill_diagonal(same, True)
-    first = same.argmax(axis=1)  # a group of equal prompts is known by the first of them
+    same = _alike(prompts)
+    groups = _prompt_groups(prompts)
     warnings = [WEAK]
     details: dict[str, float] = {}
     p_value = None
     if same.all():
-        groups = np.arange(len(own))
         if len(own) > 1:
             warnings.append("all takes are of one prompt: there is none to compare with")
     else:
-        groups = np.unique(first, return_inverse=True)[1]
         details["shuffled"] = float(cosines[~same].mean())
         if permutations:
             p_value = _p_value(cosines, seed, permutations)
@@ -98,6 +95,62 @@ def compute(
         warnings=tuple(warnings),
         details=details,
     )
+
+
+def compare(
+    base: Sequence[np.ndarray],
+    adapted: Sequence[np.ndarray],
+    text: np.ndarray,
+    *,
+    seed: int = 0,
+    permutations: int = 1000,
+) -> float:
+    """Two-sided p-value of the difference in score between twins of the same prompts and seeds.
+
+    If adapting did nothing, which of two twins is the base's is anyone's guess: the signs of their
+    differences are shuffled, those of takes of one prompt together. Exact at any size (Pesarin &
+    Salmaso 2010, ch. 1.9; Phipson & Smyth 2010 for the +1).
+
+    Args:
+        base, adapted: N takes each, ``[W, D]`` or ``[D]``; take i of both is of one prompt and seed.
+        text: ``[N, D]``, the embedding of each prompt.
+        seed: of the signs.
+        permutations: shufflings.
+
+    Raises:
+        UserError: as :func:`compute`, or unequal numbers.
+    """
+    if not len(base) == len(adapted) == len(text) or not len(text):
+        raise UserError(
+            f"clap_score: {len(base)} and {len(adapted)} takes of {len(text)} prompts",
+            "give twins of every prompt",
+        )
+    prompts = unit(embeddings(text, "prompts", at_least=1))
+    scores = [
+        (unit(np.stack([mean_row(take) for take in takes])) * prompts).sum(axis=1)
+        for takes in (base, adapted)
+    ]
+    groups = _prompt_groups(prompts)
+    apart = np.bincount(groups, scores[1] - scores[0])
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (permutations, len(apart)))
+    drawn = np.abs(signs @ apart)
+    return (1 + int((drawn >= abs(apart.sum()) - 1e-9).sum())) / (1 + permutations)
+
+
+def _prompt_groups(prompts: np.ndarray) -> np.ndarray:
+    """Group ``[N]`` of each prompt; takes are counted singly where all have the same."""
+    same = _alike(prompts)
+    if same.all():
+        return np.arange(len(prompts))
+    # A group of equal prompts is known by the first of them.
+    return np.unique(same.argmax(axis=1), return_inverse=True)[1]
+
+
+def _alike(prompts: np.ndarray) -> np.ndarray:
+    """Which prompts are the same, ``[N, N]``."""
+    same = prompts @ prompts.T > _SAME
+    np.fill_diagonal(same, True)
+    return same
 
 
 def _p_value(cosines: np.ndarray, seed: int, permutations: int) -> float:

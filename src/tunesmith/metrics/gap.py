@@ -31,6 +31,9 @@ CLEAR = 2.0
 _LARGEST = 4_000
 """Takes of all models together above which the test is refused: their matrix would pass 128 MB."""
 
+_BLOCK = 16_000_000
+"""Pairs of windows in one block of the kernel: 128 MB."""
+
 _Number = TypeVar("_Number", float, np.ndarray)
 
 Clips = Sequence[np.ndarray]
@@ -226,8 +229,16 @@ def _between(
     a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray], sigma: float
 ) -> np.ndarray:
     """Kernel between clips ``[N, M]``: the mean over their windows."""
-    sums = np.add.reduceat(np.add.reduceat(_kernel(a[0], b[0], sigma), a[1], axis=0), b[1], axis=1)
     lengths = [np.diff([*starts, len(rows)]) for rows, starts in (a, b)]
+    sums = np.empty((len(a[1]), len(b[1])))
+    ends, first = np.append(a[1][1:], len(a[0])), 0
+    while first < len(sums):  # some clips at a time: all windows by all windows may be gigabytes
+        last = int(np.searchsorted(ends, a[1][first] + max(1, _BLOCK // len(b[0])), side="right"))
+        last = max(first + 1, last)
+        block = _kernel(a[0][a[1][first] : ends[last - 1]], b[0], sigma)
+        block = np.add.reduceat(block, b[1], axis=1)
+        sums[first:last] = np.add.reduceat(block, a[1][first:last] - a[1][first], axis=0)
+        first = last
     return sums / np.outer(*lengths)
 
 

@@ -7,7 +7,7 @@ speech. The networks are in the package ``speechmos`` (MIT), so nothing is downl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,11 +74,12 @@ def score(audio: Audio) -> Scores:
     return Scores(*(float(found[key]) for key in keys))
 
 
-def compute(candidate: Sequence[Audio], *, seed: int = 0) -> Result:
+def compute(candidate: Iterable[Audio], *, seed: int = 0) -> Result:
     """Mean DNSMOS of takes.
 
     Args:
-        candidate: N sounds. Silent ones are left out: the networks give silence a middling mark.
+        candidate: N sounds, heard one after the other. Silent ones are left out: the networks give
+            silence a middling mark.
         seed: unused, nothing is drawn; here because every metric takes one.
 
     Returns:
@@ -89,13 +90,14 @@ def compute(candidate: Sequence[Audio], *, seed: int = 0) -> Result:
         UserError: no takes but silent ones, NaN, or the package is not installed.
     """
     del seed
-    heard = [score(audio) for audio in candidate if not _is_silent(audio)]
+    scores = [None if _is_silent(audio) else score(audio) for audio in candidate]
+    heard = [one for one in scores if one is not None]
     if not heard:
         raise UserError("mos: nothing but silence", "give takes with speech in them")
     overall = np.array([one.overall for one in heard])
     warnings = [SPEECH_ONLY]
-    if silent := len(candidate) - len(heard):
-        warnings.append(f"{silent} of {len(candidate)} takes are silent and left out")
+    if silent := len(scores) - len(heard):
+        warnings.append(f"{silent} of {len(scores)} takes are silent and left out")
     return Result(
         value=float(overall.mean()),
         interval=of_ratio(overall, np.ones(len(overall)), (1.0, 5.0)),

@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.atomic import write_bytes
-from tunesmith.evaluation.findings import Finding, Memorisation
+from tunesmith.evaluation.findings import NOT_FINITE, Finding, Memorisation
 from tunesmith.report.contents import Comparison, Measure, Pitfall, Report
 from tunesmith.report.gap import GapClosed
-
-_NOT_FINITE = "it is not a finite number"
 
 
 def report_json(report: Report) -> dict[str, Any]:
@@ -161,7 +159,7 @@ def _reading(
         "interval": interval if sound and interval and all(map(isfinite, interval)) else None,
         "n": n,
         "embedding": embedding or None,
-        "missing": None if sound else missing or ("not measured" if value is None else _NOT_FINITE),
+        "missing": None if sound else missing or ("not measured" if value is None else NOT_FINITE),
         **rest,
     }
 
@@ -182,13 +180,13 @@ def _finding(one: Finding) -> dict[str, Any]:
 
 
 def _of_subject(comparison: Comparison, key: str) -> dict[str, Any]:
-    index = next(i for i, column in enumerate(comparison.columns) if column.key == key)
+    places = {column.key: index for index, column in enumerate(comparison.columns)}
+    index, against = places[key], places.get(comparison.columns[places[key]].against)
     told = {}
     for row in comparison.rows:
         if (own := row.cells[index]) is not None:
-            first = row.cells[0]
-            base = _finding(first) if first is not None and index else None
-            told[row.key] = _finding(own) | {"base": base}
+            before = row.cells[against] if against is not None else None
+            told[row.key] = _finding(own) | {"base": _finding(before) if before else None}
     return told
 
 

@@ -42,7 +42,10 @@ def comparison_report(evaluation: Evaluation, *, title: str = "") -> Report:
         verdict=verdict,
         before_after=take_rows(evaluation, heard, min(6, prompts)) if len(heard) > 1 else [],
         comparison=Comparison(
-            [Column(key, one.name, _about(one)) for key, one in evaluation.subjects.items()],
+            [
+                Column(key, one.name, _about(one), _against(evaluation, key))
+                for key, one in evaluation.subjects.items()
+            ],
             rows,
             lead,
         ),
@@ -51,8 +54,13 @@ def comparison_report(evaluation: Evaluation, *, title: str = "") -> Report:
         memorisation=evaluation.memorisation,
         memorisation_missing="no trained run was looked at for copies",
         run={"name": labels[lead], "path": evaluation.subjects[lead].path or None},
-        base={"name": labels[next(iter(labels))]},
+        base={"name": labels[evaluation.base_of(lead)]},
     )
+
+
+def _against(evaluation: Evaluation, key: str) -> str:
+    base = evaluation.base_of(key)
+    return "" if base == key or evaluation.subjects[key].kind == "base" else base
 
 
 def _about(one: Subject) -> str:
@@ -115,8 +123,11 @@ def _verdict(evaluation: Evaluation, lead: str, ranking: list[Finding]) -> Verdi
 
 
 def verdict_of(evaluation: Evaluation, subject: str) -> Verdict:
-    """On one subject, by what the evaluation has of it alone."""
-    what = weighed(evaluation, subject, next(iter(evaluation.subjects)))
+    """On one run, by what the evaluation has of it alone; bases and folders are not judged."""
+    base = evaluation.base_of(subject)
+    if base == subject or evaluation.subjects[subject].kind != "run":
+        return Verdict("not measured", "Nothing was adapted here, so there is nothing to judge.")
+    what = weighed(evaluation, subject, base)
     return judge(
         valid=what.valid or Pair(None, None),
         n_valid=what.n_valid,

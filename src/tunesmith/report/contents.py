@@ -92,8 +92,8 @@ class Measure:
 
     @property
     def change(self) -> Change:
-        """Which way it went; ``chance`` where a test could not tell it from none, ``alone`` where the
-        base has no such number."""
+        """Which way it went; ``chance`` where a test could not tell it from none, or where there was
+        no test and the intervals overlap; ``alone`` where the base has no such number."""
         if self.base is None and not self.base_missing and self.adapted is not None:
             return "alone" if isfinite(self.adapted) else "unknown"
         if self.base is None or self.adapted is None:
@@ -104,6 +104,11 @@ class Measure:
             return "same"
         if self.p_value is not None and self.p_value > 0.05:
             return "chance"
+        if self.p_value is None and self.interval and self.base_interval:
+            # Not tested: only intervals that lie apart are a clear difference.
+            (low, high), (base_low, base_high) = self.interval, self.base_interval
+            if low <= base_high and base_low <= high:
+                return "chance"
         if self.better == "neither":
             return "moved"
         return "better" if (self.adapted < self.base) == (self.better == "lower") else "worse"
@@ -140,11 +145,19 @@ class Pitfall:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One subject of a comparison: its key in the JSON, its name, and a word or two about it."""
+    """One subject of a comparison.
+
+    Attributes:
+        key: in the JSON.
+        name: for a reader.
+        about: a word or two about it.
+        against: key of the column that it is compared with; empty for none.
+    """
 
     key: str
     name: str
     about: str = ""
+    against: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +181,7 @@ class Comparison:
     """A table of metrics by subjects.
 
     Attributes:
-        columns: the first is what the others are compared with.
+        columns: a base stands before what is compared with it.
         rows: the metrics.
         lead: key of the column that the verdict is about.
     """

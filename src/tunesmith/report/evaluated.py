@@ -115,12 +115,6 @@ def subject_of(evaluation: Evaluation, folder: Path) -> str | None:
     return next(iter(runs)) if len(runs) == 1 else None
 
 
-def base_for(evaluation: Evaluation, base: str) -> str:
-    """Key of the base by name; else of what all are compared with."""
-    named = (k for k, one in evaluation.subjects.items() if (one.kind, one.name) == ("base", base))
-    return next(named, next(iter(evaluation.subjects)))
-
-
 def name_of(metric: str) -> str:
     """A metric's name for a reader."""
     return _NAMES.get(metric, metric.replace("_", " "))

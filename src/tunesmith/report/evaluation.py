@@ -8,14 +8,15 @@ from tunesmith.evaluation.findings import Evaluation
 from tunesmith.report.as_json import write_json
 from tunesmith.report.compare import comparison_report, verdict_of
 from tunesmith.report.page import write_report
-from tunesmith.report.run import preview_rows, run_report
+from tunesmith.report.run import is_run, preview_rows, run_report
 from tunesmith.report.verdict import Verdict
 
 
 def report_on_evaluation(evaluation: Evaluation, folder: Path) -> tuple[Path, dict[str, Verdict]]:
     """Write ``report.html`` and ``report.json`` into ``folder``.
 
-    One run has the page of a run, wherever it is written; several, or none, have a comparison.
+    One run has the page of a run, wherever it is written. Several, or none, have a comparison; so
+    has an adapter that came without its run, as from the hub.
 
     Args:
         evaluation: its files must be paths that can be read from here.
@@ -29,7 +30,8 @@ def report_on_evaluation(evaluation: Evaluation, folder: Path) -> tuple[Path, di
     """
     runs = {key: one for key, one in evaluation.subjects.items() if one.kind == "run"}
     others = [one for one in evaluation.subjects.values() if one.kind == "folder"]
-    if len(runs) == 1 and not others and (path := next(iter(runs.values())).path):
+    path = next(iter(runs.values())).path if len(runs) == 1 and not others else ""
+    if path and is_run(Path(path)):
         report = run_report(Path(path), evaluation=evaluation, rows=preview_rows(Path(path)))
         verdicts = {next(iter(runs.values())).name: report.verdict}
     else:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tunesmith.errors import UserError
 from tunesmith.evaluation.findings import Evaluation
 from tunesmith.formats.adapter import read_card
 from tunesmith.formats.sound import read_made_of
@@ -18,7 +19,6 @@ from tunesmith.report.evaluated import (
     LOSS,
     Weighed,
     about,
-    base_for,
     read_evaluation,
     subject_of,
     take_rows,
@@ -33,6 +33,11 @@ from tunesmith.report.verdict import Pair, Verdict, judge
 from tunesmith.training.log import read_metrics
 
 _NOTHING = Weighed(None, None, None, None, None, None, None, None)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds what a training wrote of itself, and not an adapter alone."""
+    return (folder / "run.json").is_file()
 
 
 def report_on_run(folder: Path, evaluation: Evaluation | None = None) -> Path:
@@ -82,7 +87,13 @@ def run_report(
     Raises:
         UserError: the folder is no run, or its ``evaluation.json`` is broken.
     """
-    card, facts = read_card(folder), json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    card = read_card(folder)
+    if not is_run(folder):
+        raise UserError(
+            f"{folder} is an adapter without its run",
+            "measure it with `tunesmith evaluate`, which writes a report of its own",
+        )
+    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     lines = read_metrics(folder / "metrics.jsonl")
     evaluation = evaluation or read_evaluation(folder)
     subject = subject_of(evaluation, folder) if evaluation else None
@@ -91,7 +102,7 @@ def run_report(
     table, rows, told = list(own), list(rows), data_facts(facts)
     noted = [*pitfalls, *pitfalls_of(facts, lines)]
     if evaluation and subject:
-        before = base_for(evaluation, base["name"])
+        before = evaluation.base_of(subject)
         what = weighed(evaluation, subject, before)
         found = evaluated_measures(evaluation, subject, before)
         table = _joined(own, found)
@@ -120,7 +131,7 @@ def run_report(
     return Report(
         title=title or folder.resolve().name,
         subtitle=f"{card['method']['name']} on {base['name']}, step {card['step']} of {card['steps']}",
-        verdict=verdict if heard else _unheard(verdict, command),
+        verdict=verdict if heard else _unheard(verdict, command, evaluation, subject),
         gap=gap,
         before_after=rows,
         sections=sections,
@@ -192,8 +203,14 @@ def _pair(table: Sequence[Measure], key: str) -> Pair | None:
     return Pair(one.base, one.adapted) if one else None
 
 
-def _unheard(verdict: Verdict, command: str) -> Verdict:
+def _unheard(
+    verdict: Verdict, command: str, evaluation: Evaluation | None, subject: str | None
+) -> Verdict:
     said = f"How it sounds was not measured: {command} generates with and without it, and compares."
+    if evaluation and subject:
+        found = evaluation.of(subject, "gap") or evaluation.of(subject, "kad")
+        why = f" ({found.missing})" if found and found.missing else ""
+        said = f"Whether it sounds closer to your recordings could not be told{why}."
     return Verdict(verdict.word, verdict.headline, (*verdict.sentences, said), verdict.caution)
 
 

@@ -281,9 +281,15 @@ def _by_anchor(anchor: Pair | None, alpha: float, out: list[str]) -> bool:
     """Whether general prompts clearly sound unlike the base."""
     if anchor is None or anchor.after is None or not isfinite(anchor.after):
         return False
-    if anchor.p_value is None or anchor.chance(alpha):
-        tested = f"p = {anchor.p_value:.2g}" if anchor.p_value is not None else "not tested"
-        out.append(f"Asked for other music it cannot be told from the base ({tested}).")
+    if anchor.p_value is None:
+        out.append(
+            f"Asked for other music it is KAD {plain(anchor.after)} from the base (not tested)."
+        )
+        return False
+    if anchor.chance(alpha):
+        out.append(
+            f"Asked for other music it cannot be told from the base (p = {anchor.p_value:.2g})."
+        )
         return False
     far = f"KAD {plain(anchor.after)}"
     if anchor.before is not None:
@@ -300,8 +306,11 @@ def _by_adherence(adherence: Pair | None, alpha: float, out: list[str]) -> bool:
         return False
     before, after = adherence.before or 0.0, adherence.after or 0.0
     span = adherence.span()
-    if adherence.p_value is None or adherence.chance(alpha) or before == after:
-        tested = f"p = {adherence.p_value:.2g}" if adherence.p_value is not None else "not tested"
+    if adherence.p_value is None:
+        out.append(f"How well it follows its prompts went {span} (not tested).")
+        return False
+    if adherence.chance(alpha) or before == after:
+        tested = f"p = {adherence.p_value:.2g}"
         out.append(f"It follows its prompts about as well as before: {span} ({tested}).")
         return False
     better = after > before

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 import yaml
 
-from tunesmith.config import Loaded
+from tunesmith.config import Loaded, dump, load_config
+from tunesmith.config_source import to_yaml
 from tunesmith.errors import UserError
 from tunesmith.families import EMBEDDED
 
@@ -37,19 +38,29 @@ def holds_run(folder: Path) -> bool:
 
 
 def check_same(folder: Path, text: str) -> None:
-    """A run goes on with the settings that it began with, or its second half is another run's."""
-    began = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    """A run goes on with the settings that it began with, or its second half is another run's.
+
+    Settings that did not exist when it began have their defaults.
+    """
+    file = folder / "config.yaml"
     now = yaml.safe_load(text)
-    changed = [
-        f"{section}.{key}" if key else section
-        for section in sorted((began.keys() | now.keys()) - {"out"})
-        for key in _differences(began.get(section), now.get(section))
-    ]
+    changed = _changed(yaml.safe_load(file.read_text(encoding="utf-8")), now)
+    if changed:
+        filled = to_yaml(anywhere(dump(load_config(file))))
+        changed = _changed(yaml.safe_load(filled), now)
     if changed:
         raise UserError(
             f"{folder} was begun with other settings ({', '.join(changed)})",
             "resume it without them, or start a new run from its weights with init_from",
         )
+
+
+def _changed(began: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{section}.{key}" if key else section
+        for section in sorted((began.keys() | now.keys()) - {"out"})
+        for key in _differences(began.get(section), now.get(section))
+    ]
 
 
 def _differences(began: Any, now: Any) -> list[str]:

@@ -29,7 +29,14 @@ from tunesmith.training.checkpoint import (
     restore_optimizer,
 )
 from tunesmith.training.log import MetricLog
-from tunesmith.training.measure import forward, mean_loss, own_randomness, seed_everything
+from tunesmith.training.measure import (
+    clip_losses,
+    forward,
+    mean_of,
+    own_randomness,
+    scatter_of,
+    seed_everything,
+)
 from tunesmith.training.optimizer import build_optimizer
 from tunesmith.training.pitfalls import Finding, Watch
 from tunesmith.training.pitfalls.finding import Step, Validation
@@ -227,7 +234,8 @@ class Loop:
         self.state.bad_steps += not good
         self.state.bad_in_a_row = 0 if good else self.state.bad_in_a_row + 1
         peak = train.lr * self.state.rate_factor
-        if not self._react(self.watch.after_step(Step(step + 1, value, size, peak, good))):
+        seen = Step(step + 1, value, size, peak, good, clips)
+        if not self._react(self.watch.after_step(seen)):
             self._check_bad(value, size)
 
     def _check_bad(self, loss: float, norm: float) -> None:
@@ -286,14 +294,17 @@ class Loop:
         """Measure; true if the run went back for what that showed."""
         state = self.state
         values: dict[str, float] = {}
+        scatter = None
         with self.weights_in_use():
             for prefix, clips in (
                 ("", self.sets.valid),
                 ("general_", self.sets.general),
                 ("anchor_", self.sets.anchor),
             ):
-                found = self.evaluate(clips) if clips else {}
+                each = self._clip_losses(clips)
+                found = mean_of(each, self.bundle) if each else {}
                 values |= {prefix + key: value for key, value in found.items()}
+                scatter = scatter_of(each, self.bundle) if not prefix else scatter
             for prefix in ("", "general_", "anchor_"):
                 if (loss := values.get(f"{prefix}loss")) is None:
                     continue
@@ -314,12 +325,12 @@ class Loop:
         if values:
             self.log.write("valid", state.step, **values)
             self.on_event("valid", values | {"step": state.step})
-        return self._react(self.watch.after_validation(Validation(state.step, values)))
+        return self._react(self.watch.after_validation(Validation(state.step, values, scatter)))
 
-    def evaluate(self, examples: Sequence[Example]) -> dict[str, float]:
-        """Mean loss, and each term's: the same number for the same weights and clips."""
+    def _clip_losses(self, examples: Sequence[Example]) -> list[dict[str, tuple[float, float]]]:
+        """Each clip's: the same numbers for the same weights and clips."""
         size = self.settings.batch_size
-        return mean_loss(self.bundle, examples, size, self._forward, self._check_stop)
+        return clip_losses(self.bundle, examples, size, self._forward, self._check_stop)
 
     # --- pitfalls ---
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -52,8 +53,17 @@ def mean_loss(
         compute: loss of a batch; :func:`forward` in some precision.
         check_stop: called before each batch; raises to leave.
     """
+    return mean_of(clip_losses(bundle, examples, batch_size, compute, check_stop), bundle)
+
+
+Terms = Mapping[str, tuple[float, float]]
+"""Of one clip: ``{term: (sum, count)}``."""
+
+
+def mean_of(clips: Sequence[Terms], bundle: Bundle) -> dict[str, float]:
+    """What :func:`mean_loss` returns, of clips that were measured."""
     terms: dict[str, list[tuple[float, float]]] = {}
-    for clip in clip_losses(bundle, examples, batch_size, compute, check_stop):
+    for clip in clips:
         for name, both in clip.items():
             terms.setdefault(name, []).append(both)
     means = {
@@ -63,6 +73,12 @@ def mean_loss(
     weights = bundle.term_weights
     whole = sum(weights.get(name, 1.0) * value for name, value in means.items())
     return {"loss": whole} | means
+
+
+def scatter_of(clips: Sequence[Terms], bundle: Bundle) -> float | None:
+    """Standard deviation of the loss from clip to clip; None of fewer than two."""
+    each = [mean_of([clip], bundle)["loss"] for clip in clips]
+    return statistics.stdev(each) if len(each) > 1 else None
 
 
 def clip_losses(

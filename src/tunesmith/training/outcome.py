@@ -98,8 +98,9 @@ def finish(loop: Loop, folder: Path, facts: Mapping[str, Any]) -> int:
     """
     state = loop.state
     used = state.step
-    # Should the best be torn or gone, the last are better than none.
-    snapshot = loop.best.at(state.best_step) if state.best_step not in (-1, state.step) else None
+    # Should the best be torn or gone, the last are better than none. The best may bear the number of the
+    # last step and still be others: of steps that were taken back.
+    snapshot = loop.best.at(state.best_step) if state.best_step != -1 else None
     if snapshot is not None:
         used = state.best_step
         with torch.no_grad():

@@ -30,6 +30,7 @@ from tunesmith.training.plan_memory import (
     empty_bundle,
     memory,
 )
+from tunesmith.training.rollback import KEPT
 from tunesmith.training.run import intervals
 
 _EFFICIENCY = 0.45  # of the measured rate of large products, in a whole training step
@@ -272,8 +273,13 @@ def _disk(
         # int16 codes of at most 8 codebooks, and the text states of a caption's forty or so tokens
         "caches": int(sum(material.seconds) * rate_hz * 2 * 8) + material.clips * 40 * 1024 * 4,
     }
+    if loaded.config.watch and loaded.config.auto_fix:
+        # Beside the newest ones the first, and one that is being written.
+        found["states to go back to"] = each * (KEPT + 2)
     if train.disk_budget_gb:
-        found["checkpoints"] = min(found["checkpoints"], int(train.disk_budget_gb * 1e9) + each)
+        kinds = ("checkpoints", "states to go back to")
+        budget = int(train.disk_budget_gb * 1e9) // sum(kind in found for kind in kinds)
+        found |= {kind: min(found[kind], budget + each) for kind in kinds if kind in found}
     if not any(base.path.rglob("*.safetensors")):
         found["the base, to be downloaded"] = 4 * total
     return found

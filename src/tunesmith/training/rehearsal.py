@@ -71,7 +71,7 @@ def forgetting_clips(config: RunConfig) -> list[Clip]:
             if not clips:
                 raise UserError(
                     f"{section}.path and data.general are one folder without a validation side",
-                    "prepare it with --valid 0.3, or give other recordings to data.general",
+                    "prepare it with --valid-share 0.3, or give other recordings to data.general",
                 )
     return clips
 

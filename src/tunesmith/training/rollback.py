@@ -18,7 +18,8 @@ CUT = 10.0
 MOST = 3
 """Returns; a run that goes wrong at a thousandth of its rate has another fault."""
 
-_KEPT = 3  # newest ones, beside the first
+KEPT = 3
+"""Newest states that are kept, beside the first."""
 
 _CARRIED = (
     "bad_steps",
@@ -51,7 +52,7 @@ class GoodStates:
     def keep(self, snapshot: Callable[[], Snapshot], state: State) -> None:
         """Write the state of now, and let go of those that are neither the first nor recent."""
         first, rest = state.good[:1], state.good[1:]
-        state.good = [*first, *[*rest, state.step][-_KEPT:]]
+        state.good = [*first, *[*rest, state.step][-KEPT:]]
         self.checkpoints.save(snapshot(), last=True)
         self.checkpoints.leave(state.good)
 

@@ -171,11 +171,11 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
     stop.check("stopped before training began; run the same command again")
 
     sides, chosen = sides_of(config, bundle, warnings, event)
-    checkpoints = Checkpoints(
-        folder / "checkpoints",
-        config.train.keep_checkpoints,
-        int(config.train.disk_budget_gb * 1e9) if config.train.disk_budget_gb else None,
-    )
+    acting = config.watch and config.auto_fix
+    budget = int(config.train.disk_budget_gb * 1e9) if config.train.disk_budget_gb else None
+    if budget and acting:
+        budget //= 2  # the states to go back to have the other half
+    checkpoints = Checkpoints(folder / "checkpoints", config.train.keep_checkpoints, budget)
     found = checkpoints.newest()
     snapshot = checkpoints.load(found[0]) if found else None
 
@@ -193,7 +193,7 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
     starts_as_base = method.spec["identity_at_start"] and loaded.tokens_config is None
     before = {}
     if snapshot is None and not starts_as_base:
-        before = base_losses(config, sides, bundle, dtype, stop, event)
+        before = base_losses(config, sides, bundle, dtype, stop, event, anchor)
     adapter = attach_all(
         bundle,
         method.load(),
@@ -252,8 +252,8 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
             stop=stop,
             preview=preview,
             watch=_watch(config),
-            good=GoodStates(Checkpoints(folder / "checkpoints" / "good", keep=100), plan.total)
-            if config.watch and config.auto_fix
+            good=GoodStates(Checkpoints(folder / "checkpoints" / "good", 100, budget), plan.total)
+            if acting
             else None,
             on_event=event,
         )
@@ -262,6 +262,7 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
         elif before:
             loop.state.first_loss = before.get("loss")
             loop.state.first_general = before.get("general_loss")
+            loop.state.first_anchor = before.get("anchor_loss")
             log.write("base", 0, **before)
         for finding in found_before:
             loop.note(finding)

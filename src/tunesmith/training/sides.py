@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tunesmith.families._bundle import Bundle
 from tunesmith.training.measure import forward, mean_loss
 from tunesmith.training.rehearsal import forgetting_clips
 from tunesmith.training.signals import StopFlag
-from tunesmith.types import Clip
+from tunesmith.types import Clip, Example
 
 OnEvent = Callable[[str, Mapping[str, Any]], None]
 
@@ -89,18 +89,23 @@ def base_losses(
     dtype: torch.dtype,
     stop: StopFlag,
     event: OnEvent,
+    anchor: Sequence[Example] = (),
 ) -> dict[str, float]:
     """Loss of the bare base, with the captions as they are: what a method that does not start as
-    the base has to be compared with."""
+    the base has to be compared with. ``anchor`` are clips of its own making."""
     encoded = encode_sides(
         {side: sides[side] for side in ("valid", "general")}, bundle, stop, event
     )
     found = {}
-    for side, prefix in (("valid", ""), ("general", "general_")):
-        if sides[side]:
+    for clips, prefix in (
+        (encoded["valid"], ""),
+        (encoded["general"], "general_"),
+        (anchor, "anchor_"),
+    ):
+        if clips:
             values = mean_loss(
                 bundle,
-                encoded[side],
+                clips,
                 config.train.batch_size,
                 lambda batch: forward(bundle, batch, dtype),
                 lambda: stop.check("stopped before training began; run the same command again"),

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.tiny import TINY_HZ, write_noise
-from tunesmith.errors import Stopped, UserError
+from tunesmith.errors import ResourceError, Stopped, UserError
 from tunesmith.evaluation.hearing import embed, gap_closed, read
 from tunesmith.evaluation.takes import make_takes, through_codec
+from tunesmith.families.musicgen.bundle import MusicgenBundle
 from tunesmith.formats.sound import read_made_of
 from tunesmith.training.signals import StopFlag
 
@@ -81,6 +83,29 @@ def test_a_stop_keeps_what_was_made(tiny_base: Path, tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         take(tmp_path, tiny_base, batch_size=1, stop=stop, on_event=on_event)
     assert (tmp_path / "000.flac").is_file() and not (tmp_path / "002.flac").exists()
+
+
+def test_where_memory_ends_fewer_takes_are_made_at_a_time(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = [read(file).samples for file in take(tmp_path / "a", tiny_base)]
+    most, asked = 1, []
+
+    def generate(self: Any, prompts: list[str], *rest: Any, **named: Any) -> Any:
+        asked.append(len(prompts))
+        if len(prompts) > most:
+            raise torch.OutOfMemoryError
+        return whole(self, prompts, *rest, **named)
+
+    whole = MusicgenBundle.generate
+    monkeypatch.setattr(MusicgenBundle, "generate", generate)
+    made = take(tmp_path / "b", tiny_base)
+    assert asked[0] == 3 and asked[-3:] == [1, 1, 1]
+    for one, other in zip(made, wanted, strict=True):
+        assert np.array_equal(read(one).samples, other)
+    most = 0
+    with pytest.raises(ResourceError, match=r"does not hold one take of 0\.5 s"):
+        take(tmp_path / "c", tiny_base)
 
 
 def test_a_length_beyond_the_base_is_refused(tiny_base: Path, tmp_path: Path) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.tiny import write_noise
+from tests.tiny import write_data, write_noise
 from tunesmith.errors import UserError
 from tunesmith.evaluation.subjects import (
     files_in,
+    general_clips,
     general_of,
     reference_of,
     training_clips,
+    training_hashes,
     wanted,
 )
 
@@ -67,3 +70,48 @@ def test_a_folder_of_two_is_too_few(tmp_path: Path):
         write_noise(tmp_path / f"{index}.wav", 0.5, index)
     with pytest.raises(UserError, match="holds 2 sound files, 3 are the least"):
         files_in(str(tmp_path))
+
+
+def test_clips_that_a_run_heard_are_no_reference_even_on_the_held_out_side(
+    tiny_run: Path, noises: Path, tmp_path: Path
+):
+    data = Path(shutil.copytree(noises, tmp_path / "data"))
+    run = Path(shutil.copytree(tiny_run, tmp_path / "mine"))
+    told = json.loads((run / "run.json").read_text())
+    told["config"]["data"]["path"] = str(data)
+    (run / "run.json").write_text(json.dumps(told))
+    for name in ("0.wav", "0.txt"):  # divided anew since it was trained
+        (data / "train" / name).rename(data / "valid" / f"again {name}")
+    found = reference_of(None, wanted([str(run)]))
+    assert len(found.clips) == 4 and not any("again" in clip.path.name for clip in found.clips)
+    assert not {clip.sha256 for clip in found.clips} & training_hashes(wanted([str(run)]))
+
+
+def test_general_clips_are_none_that_were_trained_on_or_may_have_been_replayed(
+    tiny_run: Path, noises: Path, tmp_path: Path
+):
+    run = Path(shutil.copytree(tiny_run, tmp_path / "mine"))
+    assert {clip.split for clip in general_clips(str(noises), wanted([str(run)]))} == {"valid"}
+    other = write_data(tmp_path / "other", (0.5, 0.6, 0.7, 0.8, 0.9), rate_hz=8000)
+    assert len(general_clips(str(other), wanted([str(run)]))) == 5
+    told = json.loads((run / "run.json").read_text())
+    told["config"]["data"]["general"] = str(other)
+    for settings in ({"auto_fix": True}, {"replay": {"path": f"{other}/../other"}}):
+        changed = {**told, "config": {**told["config"], **settings}}
+        (run / "run.json").write_text(json.dumps(changed))
+        assert len(general_clips(str(other), wanted([str(run)]))) == 2
+
+
+def test_two_runs_of_one_name_are_told_apart(tiny_run: Path, tmp_path: Path):
+    other = shutil.copytree(tiny_run, tmp_path / "elsewhere" / "mine")
+    found = wanted([str(tiny_run), str(other)])
+    assert [one.name for one in found[1:]] == ["mine", "elsewhere/mine"]
+
+
+def test_very_many_recordings_are_thinned_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tunesmith.evaluation.subjects._MOST_FILES", 4)
+    for index in range(9):
+        write_noise(tmp_path / f"{index}.wav", 0.5, index)
+    found = reference_of(tmp_path, [])
+    assert len({clip.path for clip in found.clips}) == 4
+    assert len(files_in(str(tmp_path))) == 4

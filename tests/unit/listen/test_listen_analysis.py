@@ -184,7 +184,8 @@ def test_abx_counts_right_answers(test_folder):
 def test_abx_of_guesses(test_folder):
     found = answered(test_folder("abx", count=9), lambda trial, who: "b")
     (one,) = found.comparisons
-    assert (one.answers.count, one.answers.n) == (32, 64) and tone(found) == "no change"
+    assert one.answers.n == 64 and 20 <= one.answers.count <= 44  # three deviations about one half
+    assert tone(found) == "no change"
 
 
 def test_mos_by_hand(test_folder):

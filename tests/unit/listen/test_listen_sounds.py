@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 from listening import RATE_HZ, tone
+from typer.testing import CliRunner
 
 from tunesmith.analysis.loudness import integrated_lufs, true_peak_dbtp
+from tunesmith.cli import app
 from tunesmith.errors import UserError
 from tunesmith.formats.sound import write_sound
 from tunesmith.listen.design import SOUNDS, read_test
@@ -159,6 +161,14 @@ def test_prompts_are_read_from_files_that_agree(tmp_path):
         write_sound(tmp_path / side / "y.wav", sound, {"prompt": prompt + side, "seed": 3})
     given = from_words([str(tmp_path / "a"), str(tmp_path / "b")], takes=tmp_path)
     assert given.prompts == {"x": "waltz"} and given.seeds == {"x": 3, "y": 3}
+
+
+def test_all_are_taken_where_there_are_fewer_than_usual(tmp_path, voices):
+    voices("base", "mine", items=3)
+    words = ["listen", "new", *(str(tmp_path / name) for name in ("t", "base", "mine"))]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert len(read_test(tmp_path / "t").items) == 3
 
 
 def test_names_and_missing_files(tmp_path, voices):

@@ -97,3 +97,19 @@ def test_mistakes() -> None:
         clap_score.compute([np.zeros(16), *takes[1:]], texts)
     with pytest.raises(UserError, match="NaN"):
         clap_score.compute([np.full(16, np.nan), *takes[1:]], texts)
+
+
+def test_twins_are_tested_in_pairs():
+    draw = np.random.default_rng(3)
+    text = draw.normal(size=(24, 16))
+    base = list(0.3 * text + draw.normal(size=text.shape))
+    nearer = [one + 0.4 * words for one, words in zip(base, text, strict=True)]
+    assert clap_score.compare(base, base, text) == 1.0
+    assert clap_score.compare(base, nearer, text) < 0.005
+    assert clap_score.compare(nearer, base, text) < 0.005
+    # One prompt's takes change sides together: with three prompts nothing can be told.
+    few = np.repeat(text[:3], 8, axis=0)
+    nearer = [one + 0.4 * words for one, words in zip(base, few, strict=True)]
+    assert clap_score.compare(base, nearer, few) > 0.2
+    with pytest.raises(UserError, match="twins"):
+        clap_score.compare(base[1:], base, text)

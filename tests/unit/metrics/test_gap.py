@@ -204,3 +204,11 @@ def test_a_reference_without_variety_is_refused():
     same = [np.ones((2, 3))] * 4
     with pytest.raises(UserError, match="bandwidth is 0"):
         gap.compute(same, same, same, [same])
+
+
+def test_the_kernel_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch):
+    draw = np.random.default_rng(4)
+    sets = [[draw.normal(size=(1 + i % 3, 5)) for i in range(n)] for n in (9, 9, 7, 7)]
+    whole = gap.compute(*sets[:3], [sets[3]], permutations=9)
+    monkeypatch.setattr(gap, "_BLOCK", 20)  # a clip or two at a time
+    assert gap.compute(*sets[:3], [sets[3]], permutations=9) == whole

@@ -204,6 +204,15 @@ def test_change(base, adapted, better, p, change) -> None:
     assert Measure("m", base, adapted, better, "e", p_value=p).change == change
 
 
+@pytest.mark.parametrize(
+    ("interval", "p", "change"),
+    [((0.5, 1.8), None, "chance"), ((0.5, 1.2), None, "better"), ((0.5, 1.8), 0.01, "better")],
+)
+def test_without_a_test_overlapping_intervals_are_no_clear_change(interval, p, change) -> None:
+    one = Measure("m", 2, 1, "lower", "e", interval=interval, base_interval=(1.5, 2.5), p_value=p)
+    assert one.change == change
+
+
 def test_broken_sounds_cost_no_report(tmp_path: Path) -> None:
     (tmp_path / "junk.wav").write_bytes(b"RIFF no wave")
     sf.write(tmp_path / "empty.wav", np.zeros((0, 1)), 16_000)

@@ -81,6 +81,47 @@ def test_single_odd_batches_come_and_go(at: int):
     assert feed(LearningRate(LR), losses) == []
 
 
+@pytest.mark.parametrize("clips", [1, 2, 4])
+@pytest.mark.parametrize(("easy", "hard", "share"), [(3.0, 5.0, 0.15), (2.0, 5.0, 0.4)])
+def test_a_few_clips_a_step_of_very_unlike_data_are_no_jumps(
+    clips: int, easy: float, hard: float, share: float
+):
+    """Pads and drums, a stem each: what a step sees differs by more than half of its loss."""
+    for seed in range(8):
+        draw = np.random.default_rng(seed)
+        each = np.where(np.arange(200) < 200 * share, hard, easy) * draw.normal(1, 0.05, 200)
+        watcher = LearningRate(LR)
+        watcher.after_validation(Validation(0, {"loss": float(each.mean())}, float(each.std())))
+        for step in range(1, 500):
+            loss = float(draw.choice(each, clips, replace=False).mean())
+            assert watcher.after_step(Step(step, loss, 0.2, LR, clips=clips)) is None
+        # A model that is lost is noticed all the same.
+        found = [
+            watcher.after_step(Step(step, 11.0, 0.2, LR, clips=clips)) for step in range(500, 505)
+        ]
+        assert any(found)
+
+
+def test_what_is_no_higher_than_a_jump_that_came_to_nothing_is_none():
+    """Without validation clips nobody knows how clips differ, but the same hard ones come again."""
+    ordinary = noisy(4.0, 4.0, 30, 1, 0.05)
+    often = [*ordinary, 6.0, *ordinary, 5.9, 6.0, 5.8, 5.9]
+    assert feed(LearningRate(LR), often) == []
+    assert feed(LearningRate(LR), [*ordinary, 6.0, *ordinary, 6.4, 6.3, 6.2]) != []
+    # After a while it is forgotten.
+    assert feed(LearningRate(LR), [*ordinary, 6.0, *ordinary * 10, *[5.9] * 3]) != []
+    # NaN is no height.
+    assert feed(LearningRate(LR), [*ordinary, math.nan, *ordinary, *[6.0] * 3]) != []
+
+
+def test_memory_of_an_earlier_version_is_filled_up():
+    watch = Watch.usual(LR, auto_fix=False)
+    old = watch.memory()
+    del old["learning_rate"]["odd"], old["forgetting"]
+    watch.restore(old)
+    assert watch.memory() == Watch.usual(LR, auto_fix=False).memory()
+
+
 def test_a_suspicious_step_is_no_time_to_keep_a_state():
     watcher = LearningRate(LR)
     feed(watcher, noisy(4.2, 4.0, 20, 0))
@@ -133,11 +174,16 @@ def test_validation_that_rises_while_training_does_not_fall():
     assert validations(LearningRate(LR), [4.1, 4.0, 3.9, 3.9, 3.9], flat) == []
     assert validations(LearningRate(LR), [4.1, 4.2, 4.5, 4.5], flat) == [2]
     # Three in a row only slightly above the start, once there are twelve steps.
-    assert validations(LearningRate(LR), [4.1, 4.12, 4.12, 4.12, 4.12], flat) == [3]
-    assert validations(LearningRate(LR), [4.1, 4.12, 4.12, 4.09, 4.12, 4.12, 4.09], flat) == []
+    assert validations(LearningRate(LR), [4.1, 4.13, 4.13, 4.13, 4.13], flat) == [3]
+    assert validations(LearningRate(LR), [4.1, 4.13, 4.13, 4.09, 4.13, 4.13, 4.09], flat) == []
+    # It wavers around its start: three in a row by chance.
+    assert validations(LearningRate(LR), [4.1, *[4.115] * 6], [4.2] * 7) == []
     # A training loss that falls by much is learning by heart, which another watcher tells.
     falling = [4.2 - 0.3 * index for index in range(8)]
     assert validations(LearningRate(LR), [4.1, 4.5, 4.6, 4.7, 4.8], falling) == []
+    # So is one that falls by far more than the validation loss rises.
+    slowly = [4.2 - 0.1 * index for index in range(8)]
+    assert validations(LearningRate(LR), [4.1, 4.12, 4.13, 4.14, 4.15], slowly) == []
 
 
 def test_a_rate_that_was_lowered_once_stays_suspected():

@@ -267,6 +267,16 @@ def test_what_is_forgotten_is_replayed(settings: Settings, tmp_path: Path):
     assert anchor == {"base": result.state.first_anchor, "last": result.state.last_anchor}
 
 
+def test_what_a_base_made_is_measured_on_the_base(settings: Settings, tmp_path: Path):
+    """A prefix does not start as the base: its first validation is not the base's."""
+    prefix = {"name": "prefix", "length": 4}
+    go(settings(method=prefix, data__anchor=2, train__steps=2, preview__every=0))
+    lines = {line["kind"]: line for line in reversed(raw(tmp_path / "run"))}
+    base, first = lines["base"]["anchor_loss"], lines["valid"]["anchor_loss"]
+    assert base != first
+    assert read_card(tmp_path / "run")["metrics"]["anchor_loss"]["base"] == base
+
+
 def test_a_resumed_run_goes_on_replaying(settings: Settings, tmp_path: Path):
     go(forgetful(settings, out=str(tmp_path / "whole")))
     with pytest.raises(Stopped):

@@ -44,6 +44,14 @@ def test_the_meter_counts_what_a_linear_keeps_and_lets_go_of():
         assert meter.live["activations"] == 8 * 16 * 4  # the gradient
 
 
+def test_states_to_go_back_to_take_disk():
+    plain, fixed = plan_of(), plan_of(auto_fix=True)
+    assert "states to go back to" not in plain.disk
+    # The first and the three newest beside one that is being written, with AdamW's two moments.
+    assert fixed.disk["states to go back to"] == 5 * 12 * fixed.trainable
+    assert plan_of(auto_fix=True, watch=False).disk == plain.disk
+
+
 def test_autocast_halves_what_a_product_makes():
     made = {}
     for dtype in (torch.float32, torch.bfloat16):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import tunesmith
 from tunesmith.config import load_config
@@ -335,6 +336,22 @@ def test_resume_with_other_settings_is_refused_by_name(settings: Settings, tmp_p
         go(settings(init_from=str(tmp_path / "other")), resume=True)
     with pytest.raises(UserError, match=r"\(train.lr\)"):
         tunesmith.train(**_as_keywords(settings(train__lr=1e-4)), resume=True)
+    assert go(settings(), resume=True).state.step == 8
+
+
+def test_a_run_of_an_earlier_version_goes_on(settings: Settings, tmp_path: Path):
+    """Settings that it did not know have their defaults, and only those."""
+    with pytest.raises(Stopped):
+        go(settings(), stop_at=("train", 3))
+    file = tmp_path / "run" / "config.yaml"
+    told = yaml.safe_load(file.read_text())
+    del told["watch"], told["auto_fix"], told["data"]["anchor"], told["method"]["dropout"]
+    del told["replay"]
+    file.write_text(yaml.safe_dump(told))
+    with pytest.raises(UserError, match=r"other settings \(auto_fix\)"):
+        go(settings(auto_fix=True), resume=True)
+    with pytest.raises(UserError, match=r"\(method.dropout\)"):
+        go(settings(method={"name": "lora", "rank": 4, "dropout": 0.5}), resume=True)
     assert go(settings(), resume=True).state.step == 8
 
 

@@ -44,6 +44,7 @@ class Step:
         peak: learning rate at the schedule's top: the configured one, or what is left of it after a
             roll back.
         good: the step was made; false if it was skipped for NaN or inf.
+        clips: that the loss is the mean of.
     """
 
     step: int
@@ -51,14 +52,22 @@ class Step:
     grad_norm: float
     peak: float
     good: bool = True
+    clips: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Losses of clips that are not trained on: ``loss``, ``general_loss``, ``anchor_loss``."""
+    """Losses of clips that are not trained on: ``loss``, ``general_loss``, ``anchor_loss``.
+
+    Attributes:
+        step: steps finished.
+        losses: means over the clips of each kind.
+        scatter: standard deviation of ``loss`` from clip to clip; None of fewer than two clips.
+    """
 
     step: int
     losses: Mapping[str, float]
+    scatter: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

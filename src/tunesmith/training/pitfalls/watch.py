@@ -50,7 +50,7 @@ class Watch:
     def restore(self, memory: Mapping[str, Any]) -> None:
         """Remember what was known when :meth:`memory` was asked."""
         for one in self.watchers:
-            one.memory = copy.deepcopy(memory[one.name]) if one.name in memory else one.fresh()
+            one.memory = one.fresh() | copy.deepcopy(dict(memory.get(one.name, {})))
 
     def after_step(self, seen: Step) -> list[Finding]:
         return self._ask(lambda one: one.after_step(seen))
