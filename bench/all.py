@@ -20,6 +20,7 @@ SCRIPTS = (
     "facts",
     "tagger",
     "metrics",
+    "objectives",
     "hostile",
     "kill_prepare",
     "peft_opens",
