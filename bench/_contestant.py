@@ -157,6 +157,7 @@ def run_tunesmith(args: argparse.Namespace, turns: Turns) -> None:
     from tunesmith.training.hardware import choose_dtype
     from tunesmith.training.log import MetricLog
     from tunesmith.training.loop import Intervals, Loop, Sets
+    from tunesmith.training.measure import forward, mean_loss
     from tunesmith.training.streams import MAIN, Stream
     from tunesmith.types import Example
 
@@ -218,13 +219,13 @@ def run_tunesmith(args: argparse.Namespace, turns: Turns) -> None:
             log=MetricLog(place / "metrics.jsonl"),
             on_event=on_event,
         )
-        loss = loop.evaluate(examples[:batch])["loss"]
+        loss = mean_loss(bundle, examples[:batch], batch, lambda one: forward(bundle, one, dtype))
         sampler = loop.streams.main_sampler
         epoch = sampler.epoch(0)
         some = chosen(epoch, lengths, args.steps, args.rounds)
         sampler.batch = lambda number: (0, tuple(some[number]))  # type: ignore[method-assign]
         turns.say(
-            loss=loss,
+            loss=loss["loss"],
             padding=padding(epoch, lengths),
             dtype=str(dtype).removeprefix("torch."),
             text_s=text_s,

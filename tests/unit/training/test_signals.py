@@ -92,7 +92,7 @@ MOMENTS = {
     "preview of step 0": SignalIn("tunesmith.training.preview", "generate", signal.SIGTERM),
     "first step": SignalAt("train", signal.SIGINT, step=1),
     "later validation": SignalIn(
-        "tunesmith.training.loop", "Loop.evaluate", signal.SIGTERM, count=3
+        "tunesmith.training.loop", "Loop._clip_losses", signal.SIGTERM, count=3
     ),
     "later preview": SignalIn("tunesmith.training.preview", "generate", signal.SIGINT, count=4),
     "a checkpoint": SignalIn("tunesmith.training.checkpoint", "flush", signal.SIGTERM, count=9),
