@@ -12,7 +12,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import get_lapack_funcs
+from scipy import linalg
 from scipy.stats import t as student
 
 from tunesmith.errors import UserError
@@ -138,8 +138,14 @@ def distance(x: np.ndarray, y: np.ndarray) -> float:
         a /= np.sqrt(len(x) - 1)
         b /= np.sqrt(len(y) - 1)
         return far + float(np.vdot(a, a) + np.vdot(b, b)) - 2.0 * _cross_narrow(a, b)
-    c1, c2 = a.T @ a / (len(x) - 1), b.T @ b / (len(y) - 1)
+    c1, c2 = _covariance(a), _covariance(b)
     return far + float(np.trace(c1) + np.trace(c2)) - 2.0 * _trace_root(_root(c1), c2)
+
+
+def _covariance(centred: np.ndarray) -> np.ndarray:
+    """Lower triangle ``[D, D]`` of the unbiased covariance of centred rows ``[N, D]``."""
+    # All of LAPACK's work goes through scipy: two libraries' threads would wait for each other.
+    return linalg.blas.dsyrk(1.0 / (len(centred) - 1), centred.T, lower=1)
 
 
 def _cross_narrow(a: np.ndarray, b: np.ndarray) -> float:
@@ -163,14 +169,15 @@ class _Root:
 
 
 def _root(covariance: np.ndarray) -> _Root:
+    # Of a covariance only the lower triangle is read.
     # Cholesky takes a thirtieth of the time; it is as exact unless the covariance is singular.
     try:
-        lower = np.linalg.cholesky(covariance)
+        lower = linalg.cholesky(covariance, lower=True, check_finite=False)
         if _above_rounding(np.diagonal(lower) ** 2).all():
             return _Root(lower, lower=True)
     except np.linalg.LinAlgError:
         pass
-    values, vectors = np.linalg.eigh(covariance)
+    values, vectors = np.linalg.eigh(covariance, UPLO="L")
     real = _above_rounding(values)
     return _Root(vectors[:, real] * np.sqrt(values[real]), lower=False)
 
@@ -178,16 +185,21 @@ def _root(covariance: np.ndarray) -> _Root:
 def _trace_root(root: _Root, covariance: np.ndarray) -> float:
     """tr((C₁C₂)^½) from the eigenvalues of RᵀC₂R, C₁ = RRᵀ: symmetric, so they are real.
 
+    Of the covariance only the lower triangle is read.
+
     Faster than the nuclear norm at D = 1024. Eigenvalues that are only rounding are left out before
     their roots are taken: √1e-16 is 1e-8, and an embedding may have hundreds of dead or collinear
     dimensions.
     """
     if root.lower:  # LAPACK's sygst has half the work, and fills the lower triangle alone
-        (reduce,) = get_lapack_funcs(("sygst",), (covariance, root.values))
+        (reduce,) = linalg.get_lapack_funcs(("sygst",), (covariance, root.values))
         inner, _ = reduce(covariance, root.values, itype=2, lower=1)
     else:
-        inner = root.values.T @ covariance @ root.values
-    eigenvalues = np.linalg.eigvalsh(inner, UPLO="L")
+        whole = np.tril(covariance) + np.tril(covariance, -1).T
+        inner = root.values.T @ whole @ root.values
+    eigenvalues = linalg.eigvalsh(
+        inner, lower=True, driver="evd", overwrite_a=True, check_finite=False
+    )
     return float(np.sqrt(eigenvalues[_above_rounding(eigenvalues)]).sum())
 
 
