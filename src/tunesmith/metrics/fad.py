@@ -26,6 +26,8 @@ SPEC = {
 }
 
 
+_CHUNK = 1024
+
 Groups = tuple[Sequence[Hashable], Sequence[Hashable]]
 """File ids of the reference's rows and of the candidate's."""
 
@@ -129,23 +131,25 @@ def _jackknife(
 def distance(x: np.ndarray, y: np.ndarray) -> float:
     """The bare distance between ``[M, D]`` and ``[N, D]``; rows are not checked here."""
     mean_x, mean_y = x.mean(axis=0), y.mean(axis=0)
-    a, b = x - mean_x, y - mean_y
     far = float(np.sum((mean_x - mean_y) ** 2))
     # With A and B centred and scaled, C₁ = AᵀA and C₂ = BᵀB; tr((C₁C₂)^½) = ‖A·Bᵀ‖_*, because the
     # eigenvalues of C₁C₂ are the squared singular values of A·Bᵀ. Exact at any rank, and no
     # square root of a near-zero eigenvalue is ever taken.
     if min(len(x), len(y)) < x.shape[1]:
-        a /= np.sqrt(len(x) - 1)
-        b /= np.sqrt(len(y) - 1)
+        a, b = (x - mean_x) / np.sqrt(len(x) - 1), (y - mean_y) / np.sqrt(len(y) - 1)
         return far + float(np.vdot(a, a) + np.vdot(b, b)) - 2.0 * _cross_narrow(a, b)
-    c1, c2 = _covariance(a), _covariance(b)
+    c1, c2 = _covariance(x, mean_x), _covariance(y, mean_y)
     return far + float(np.trace(c1) + np.trace(c2)) - 2.0 * _trace_root(_root(c1), c2)
 
 
-def _covariance(centred: np.ndarray) -> np.ndarray:
-    """Lower triangle ``[D, D]`` of the unbiased covariance of centred rows ``[N, D]``."""
+def _covariance(x: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Lower triangle ``[D, D]`` of the unbiased covariance of rows ``[N, D]``, a block at a time."""
     # All of LAPACK's work goes through scipy: two libraries' threads would wait for each other.
-    return linalg.blas.dsyrk(1.0 / (len(centred) - 1), centred.T, lower=1)
+    total = np.zeros((x.shape[1], x.shape[1]), order="F")
+    for start in range(0, len(x), _CHUNK):
+        block = x[start : start + _CHUNK] - mean
+        total = linalg.blas.dsyrk(1.0, block.T, beta=1.0, c=total, lower=1, overwrite_c=1)
+    return total / (len(x) - 1)
 
 
 def _cross_narrow(a: np.ndarray, b: np.ndarray) -> float:
