@@ -146,9 +146,10 @@ def _covariance(x: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """Lower triangle ``[D, D]`` of the unbiased covariance of rows ``[N, D]``, a block at a time."""
     # All of LAPACK's work goes through scipy: two libraries' threads would wait for each other.
     total = np.zeros((x.shape[1], x.shape[1]), order="F")
+    (add_square,) = linalg.get_blas_funcs(("syrk",), (total,))
     for start in range(0, len(x), _CHUNK):
         block = x[start : start + _CHUNK] - mean
-        total = linalg.blas.dsyrk(1.0, block.T, beta=1.0, c=total, lower=1, overwrite_c=1)
+        total = add_square(1.0, block.T, beta=1.0, c=total, lower=1, overwrite_c=1)
     return total / (len(x) - 1)
 
 
