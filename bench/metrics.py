@@ -37,6 +37,7 @@ from scipy.stats import binom, norm
 
 from bench._results import Row, parser, record
 from tunesmith.metrics import _intervals, coverage, fad, kad
+from tunesmith.metrics._distances import median_distance
 
 RNG = np.random.default_rng
 SOURCES = {
@@ -235,7 +236,7 @@ def difference_rows(cases: int) -> list[Row]:
     near, far = rng.normal(size=(400, d)) + shift, wide * rng.normal(size=(400, d))
     by_ref = [kad.compute(real, z, permutations=0).value for z in (near, far)]
     by_eval = [
-        kad.compute(real, z, permutations=0, bandwidth=kad.median_distance(z)).value
+        kad.compute(real, z, permutations=0, bandwidth=median_distance(z)).value
         for z in (near, far)
     ]
     truth = [d * shift**2, d * (wide - 1) ** 2]

@@ -27,7 +27,7 @@ from pretrain.spectral import mel_distance, si_sdr_db
 from tunesmith.families import EMBEDDED, find_base, load
 from tunesmith.families._bundle import Bundle
 from tunesmith.metrics import tagger, vendi
-from tunesmith.metrics.kad import median_distance
+from tunesmith.metrics._distances import median_distance
 
 JUDGE = Path(__file__).with_name("judge")
 PROMPT_SEED, DIVERSITY_SEED = FIRST_SEED + 700_000, FIRST_SEED + 800_000

@@ -13,6 +13,7 @@ from tunesmith.errors import UserError
 from tunesmith.evaluation.findings import Finding
 from tunesmith.evaluation.subjects import Wanted
 from tunesmith.metrics import coverage, fad, gap, kad, vendi
+from tunesmith.metrics._distances import median_distance
 from tunesmith.metrics._result import Result
 
 Sounds = Sequence[np.ndarray]
@@ -185,7 +186,7 @@ def _others(heard: Heard, sounds: Sounds, common: Mapping[str, object], seed: in
     clips = [np.stack([one.mean(axis=0) for one in x]) for x in (heard.reference, sounds)]
     # One width for all subjects, or their scores could not be compared; at half the usual distance
     # clips that differ as recordings do count as nearly two.
-    width = kad.median_distance(clips[0]) / 2
+    width = median_distance(clips[0]) / 2
     found = []
     for name, better, measure in (
         ("fad", "lower", lambda: fad.compute(*windows, seed=seed, interval=True, groups=ids)),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from tunesmith.errors import UserError
+from tunesmith.metrics._distances import CHUNK, squared
 from tunesmith.metrics._result import Result, pair
 
 SPEC = {
@@ -18,8 +19,6 @@ SPEC = {
     "better": "higher",
     "needs": ["reference", "candidate"],
 }
-
-_CHUNK = 1024
 
 
 def compute(
@@ -61,13 +60,13 @@ def compute(
     x, y = x - centre, y - centre
     held = np.zeros(n)  # balls that hold each candidate
     covered = points = 0
-    for start in range(0, m, _CHUNK):
-        block = x[start : start + _CHUNK]
-        own = _squared(block, x)
+    for start in range(0, m, CHUNK):
+        block = x[start : start + CHUNK]
+        own = squared(block, x)
         own[np.arange(len(block)), np.arange(start, start + len(block))] = np.inf
         radius = np.partition(own, neighbours - 1, axis=1)[:, neighbours - 1]
         points += int(np.count_nonzero(radius == 0))
-        inside = _squared(block, y) < radius[:, None]
+        inside = squared(block, y) < radius[:, None]
         covered += int(np.count_nonzero(inside.any(axis=1)))
         held += inside.sum(axis=0)
     usual = expected(m, n, neighbours)
@@ -105,11 +104,3 @@ def expected(m: int, n: int, neighbours: int = 5) -> float:
     """
     i = np.arange(neighbours)
     return float(1.0 - np.prod((m - 1.0 - i) / (m + n - 1.0 - i)))
-
-
-def _squared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Squared distances ``[M, N]`` between the rows of ``[M, D]`` and ``[N, D]``."""
-    out = -2.0 * (a @ b.T)
-    out += np.einsum("ij,ij->i", a, a)[:, None]
-    out += np.einsum("ij,ij->i", b, b)[None, :]
-    return np.maximum(out, 0.0, out=out)

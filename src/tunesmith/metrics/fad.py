@@ -12,10 +12,10 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import linalg
 from scipy.stats import t as student
 
 from tunesmith.errors import UserError
+from tunesmith.metrics._frechet import covariance_of, cross_narrow, distance, root_of, trace_root
 from tunesmith.metrics._result import Result, file_codes, pair
 
 SPEC = {
@@ -25,8 +25,6 @@ SPEC = {
     "needs": ["reference", "candidate"],
 }
 
-
-_CHUNK = 1024
 
 Groups = tuple[Sequence[Hashable], Sequence[Hashable]]
 """File ids of the reference's rows and of the candidate's."""
@@ -105,8 +103,8 @@ def _jackknife(
         # The covariance of the other set does not change: its root is taken once.
         one, other = one - one.mean(axis=0), other - one.mean(axis=0)
         mean = other.mean(axis=0)
-        covariance = (other - mean).T @ (other - mean) / (len(other) - 1)
-        root = _root(covariance)
+        covariance = covariance_of(other, mean)
+        root = root_of(covariance)
         second, total = one.T @ one, one.sum(axis=0)
         values = []
         for block in range(_BLOCKS):
@@ -116,7 +114,7 @@ def _jackknife(
             left = (second - out.T @ out - n * np.outer(centre, centre)) / (n - 1)
             spread = float(np.trace(covariance) + np.trace(left))
             values.append(
-                float(np.sum((mean - centre) ** 2)) + spread - 2.0 * _trace_root(root, left)
+                float(np.sum((mean - centre) ** 2)) + spread - 2.0 * trace_root(root, left)
             )
         drawn = np.array(values)
         bias += (_BLOCKS - 1) * float(drawn.mean() - whole)
@@ -126,92 +124,6 @@ def _jackknife(
         return whole - bias, 0.0
     freedom = total_variance**2 / sum(v * v / (_BLOCKS - 1) for v in variances)
     return whole - bias, float(student.ppf(0.975, freedom) * np.sqrt(total_variance))
-
-
-def distance(x: np.ndarray, y: np.ndarray) -> float:
-    """The bare distance between ``[M, D]`` and ``[N, D]``; rows are not checked here."""
-    mean_x, mean_y = x.mean(axis=0), y.mean(axis=0)
-    far = float(np.sum((mean_x - mean_y) ** 2))
-    # With A and B centred and scaled, C₁ = AᵀA and C₂ = BᵀB; tr((C₁C₂)^½) = ‖A·Bᵀ‖_*, because the
-    # eigenvalues of C₁C₂ are the squared singular values of A·Bᵀ. Exact at any rank, and no
-    # square root of a near-zero eigenvalue is ever taken.
-    if min(len(x), len(y)) < x.shape[1]:
-        a, b = (x - mean_x) / np.sqrt(len(x) - 1), (y - mean_y) / np.sqrt(len(y) - 1)
-        return far + float(np.vdot(a, a) + np.vdot(b, b)) - 2.0 * _cross_narrow(a, b)
-    c1, c2 = _covariance(x, mean_x), _covariance(y, mean_y)
-    return far + float(np.trace(c1) + np.trace(c2)) - 2.0 * _trace_root(_root(c1), c2)
-
-
-def _covariance(x: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Lower triangle ``[D, D]`` of the unbiased covariance of rows ``[N, D]``, a block at a time."""
-    # All of LAPACK's work goes through scipy: two libraries' threads would wait for each other.
-    total = np.zeros((x.shape[1], x.shape[1]), order="F")
-    (add_square,) = linalg.get_blas_funcs(("syrk",), (total,))
-    for start in range(0, len(x), _CHUNK):
-        block = x[start : start + _CHUNK] - mean
-        total = add_square(1.0, block.T, beta=1.0, c=total, lower=1, overwrite_c=1)
-    return total / (len(x) - 1)
-
-
-def _cross_narrow(a: np.ndarray, b: np.ndarray) -> float:
-    """tr((AᵀA·BᵀB)^½) as the nuclear norm of A·Bᵀ, ``[M, N]``: for fewer rows than columns."""
-    # A·Bᵀ has at most D singular values, so the longer side is folded down first: with B = QR,
-    # ‖A·Bᵀ‖_* = ‖A·Rᵀ·Qᵀ‖_* = ‖A·Rᵀ‖_*.
-    width = a.shape[1]
-    if len(a) > width:
-        a = np.asarray(np.linalg.qr(a, mode="r"))
-    if len(b) > width:
-        b = np.asarray(np.linalg.qr(b, mode="r"))
-    return float(np.linalg.svd(a @ b.T, compute_uv=False).sum())
-
-
-@dataclass(frozen=True, slots=True)
-class _Root:
-    """A root R of a covariance, R·Rᵀ = C: lower ``[D, D]``, or ``[D, rank]`` where C is singular."""
-
-    values: np.ndarray
-    lower: bool
-
-
-def _root(covariance: np.ndarray) -> _Root:
-    # Of a covariance only the lower triangle is read.
-    # Cholesky takes a thirtieth of the time; it is as exact unless the covariance is singular.
-    try:
-        lower = linalg.cholesky(covariance, lower=True, check_finite=False)
-        if _above_rounding(np.diagonal(lower) ** 2).all():
-            return _Root(lower, lower=True)
-    except np.linalg.LinAlgError:
-        pass
-    values, vectors = np.linalg.eigh(covariance, UPLO="L")
-    real = _above_rounding(values)
-    return _Root(vectors[:, real] * np.sqrt(values[real]), lower=False)
-
-
-def _trace_root(root: _Root, covariance: np.ndarray) -> float:
-    """tr((C₁C₂)^½) from the eigenvalues of RᵀC₂R, C₁ = RRᵀ: symmetric, so they are real.
-
-    Of the covariance only the lower triangle is read.
-
-    Faster than the nuclear norm at D = 1024. Eigenvalues that are only rounding are left out before
-    their roots are taken: √1e-16 is 1e-8, and an embedding may have hundreds of dead or collinear
-    dimensions.
-    """
-    if root.lower:  # LAPACK's sygst has half the work, and fills the lower triangle alone
-        (reduce,) = linalg.get_lapack_funcs(("sygst",), (covariance, root.values))
-        inner, _ = reduce(covariance, root.values, itype=2, lower=1)
-    else:
-        whole = np.tril(covariance) + np.tril(covariance, -1).T
-        inner = root.values.T @ whole @ root.values
-    eigenvalues = linalg.eigvalsh(
-        inner, lower=True, driver="evd", overwrite_a=True, check_finite=False
-    )
-    return float(np.sqrt(eigenvalues[_above_rounding(eigenvalues)]).sum())
-
-
-def _above_rounding(eigenvalues: np.ndarray) -> np.ndarray:
-    if not eigenvalues.size:
-        return np.zeros(0, dtype=bool)
-    return eigenvalues > eigenvalues.max() * len(eigenvalues) * np.finfo(np.float64).eps
 
 
 def needed(dimension: int) -> int:
@@ -393,7 +305,7 @@ def outliers(
         rows = y[codes == code]
         centre = rows.mean(axis=0)
         b = (rows - centre) / np.sqrt(len(rows) - 1)
-        cross = _cross_narrow(a, b)
+        cross = cross_narrow(a, b)
         far = float(np.sum((mean - centre) ** 2))
         values[int(code)] = far + spread + float(np.sum(b * b)) - 2.0 * cross
     all_values = np.array(list(values.values()))

@@ -15,8 +15,8 @@ from typing import TypeVar
 import numpy as np
 
 from tunesmith.errors import UserError
+from tunesmith.metrics._distances import gaussian, median_distance
 from tunesmith.metrics._result import embeddings
-from tunesmith.metrics.kad import _kernel, median_distance
 
 SPEC = {
     "name": "gap",
@@ -235,7 +235,7 @@ def _between(
     while first < len(sums):  # some clips at a time: all windows by all windows may be gigabytes
         last = int(np.searchsorted(ends, a[1][first] + max(1, _BLOCK // len(b[0])), side="right"))
         last = max(first + 1, last)
-        block = _kernel(a[0][a[1][first] : ends[last - 1]], b[0], sigma)
+        block = gaussian(a[0][a[1][first] : ends[last - 1]], b[0], sigma)
         block = np.add.reduceat(block, b[1], axis=1)
         sums[first:last] = np.add.reduceat(block, a[1][first:last] - a[1][first], axis=0)
         first = last

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from tunesmith.errors import UserError
+from tunesmith.metrics._distances import CHUNK, gaussian, median_distance
 from tunesmith.metrics._result import Result, file_codes, pair
 
 SPEC = {
@@ -22,9 +23,6 @@ SPEC = {
     "better": "lower",
     "needs": ["reference", "candidate"],
 }
-
-_CHUNK = 1024
-"""Rows of one block of distances: 1024 × 20,000 float64 is 160 MB."""
 
 _LARGEST = 12_000
 """Files above which the permutation test is refused: its one kernel matrix would pass 1.2 GB."""
@@ -114,34 +112,6 @@ def compute(
     )
 
 
-def median_distance(x: np.ndarray, *, most: int = 4000) -> float:
-    """Median of the pairwise distances of ``[M, D]``, without the zeros of a row to itself.
-
-    Above ``most`` rows an evenly spaced subset stands for all; 4000 rows are eight million pairs.
-    """
-    if len(x) > most:
-        x = x[np.linspace(0, len(x) - 1, most).astype(int)]
-    parts = []
-    for start in range(0, len(x), _CHUNK):
-        block = _squared(x[start : start + _CHUNK], x[start:])
-        parts.append(block[np.triu_indices(len(block), k=1, m=block.shape[1])])
-    return float(np.sqrt(np.median(np.concatenate(parts))))
-
-
-def _squared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Squared distances ``[M, N]`` between the rows of ``[M, D]`` and ``[N, D]``."""
-    out = -2.0 * (a @ b.T)
-    out += np.einsum("ij,ij->i", a, a)[:, None]
-    out += np.einsum("ij,ij->i", b, b)[None, :]
-    return np.maximum(out, 0.0, out=out)
-
-
-def _kernel(a: np.ndarray, b: np.ndarray, sigma: float) -> np.ndarray:
-    out = _squared(a, b)
-    out *= -0.5 / (sigma * sigma)
-    return np.exp(out, out=out)
-
-
 def _by_file(
     x: np.ndarray,
     y: np.ndarray,
@@ -192,9 +162,9 @@ class _Sums:
         to_x, to_y, itself = np.empty(count), np.empty(count), np.empty(count)
         squares, first = np.zeros(3), 0
         while first < count:
-            last = int(np.searchsorted(ends, starts[first] + _CHUNK, side="right"))
+            last = int(np.searchsorted(ends, starts[first] + CHUNK, side="right"))
             last = max(first + 1, last)  # a file longer than a block is a block of its own
-            block = _kernel(rows[starts[first] : ends[last - 1]], rows, sigma)
+            block = gaussian(rows[starts[first] : ends[last - 1]], rows, sigma)
             if count < len(rows):
                 block = np.add.reduceat(block, starts, axis=1)
                 block = np.add.reduceat(block, starts[first:last] - starts[first], axis=0)
@@ -369,9 +339,9 @@ def compare(
         codes = file_codes(reference_groups, len(x), "kad, reference")
         sizes = np.bincount(codes)
         share = 1.0 / (len(sizes) * sizes[codes])
-    kernel = _kernel(y, y, sigma)
+    kernel = gaussian(y, y, sigma)
     near = np.concatenate(
-        [_kernel(y[s : s + _CHUNK], x, sigma) @ share for s in range(0, rows, _CHUNK)]
+        [gaussian(y[s : s + CHUNK], x, sigma) @ share for s in range(0, rows, CHUNK)]
     )
     if groups is not None:
         codes = file_codes(groups, n, "kad, pairs")

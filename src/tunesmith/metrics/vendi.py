@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 
 from tunesmith.errors import UserError
+from tunesmith.metrics._distances import CHUNK, gaussian, median_distance, squared
 from tunesmith.metrics._result import Result, embeddings
-from tunesmith.metrics.kad import median_distance
 
 SPEC = {
     "name": "vendi",
@@ -27,8 +27,6 @@ Kernel = Literal["cosine", "rbf"]
 LARGEST = 5000
 """Rows above which a kernel matrix is refused: its 200 MB are no matter, its eigenvalues take
 minutes."""
-
-_CHUNK = 1024
 
 
 def compute(
@@ -100,7 +98,7 @@ def _rbf_eigenvalues(x: np.ndarray, bandwidth: float | None) -> np.ndarray:
     sigma = median_distance(x) if bandwidth is None else float(bandwidth)
     if not (np.isfinite(sigma) and sigma > 0):
         raise UserError(f"vendi: the kernel's bandwidth is {sigma:g}", "give one above 0")
-    kernel = np.exp(_squared(x, x) * (-0.5 / sigma**2))
+    kernel = gaussian(x, x, sigma)
     np.fill_diagonal(kernel, 1.0)
     return np.linalg.eigvalsh(kernel / len(x))
 
@@ -127,20 +125,12 @@ def nearest(candidate: np.ndarray, k: int = 1) -> tuple[np.ndarray, np.ndarray]:
     k = min(k, len(x) - 1)
     indices = np.empty((len(x), k), np.int64)
     distances = np.empty((len(x), k))
-    for start in range(0, len(x), _CHUNK):
-        rows = np.arange(start, min(start + _CHUNK, len(x)))
-        block = _squared(x[rows], x)
+    for start in range(0, len(x), CHUNK):
+        rows = np.arange(start, min(start + CHUNK, len(x)))
+        block = squared(x[rows], x)
         block[np.arange(len(rows)), rows] = np.inf
         order = np.argsort(block, axis=1, kind="stable")[:, :k]
         indices[rows] = order
         # From the rows themselves: a distance of 0 must come out as 0.
         distances[rows] = np.linalg.norm(x[rows][:, None] - x[order], axis=-1)
     return indices, distances
-
-
-def _squared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Squared distances ``[M, N]`` between the rows of ``[M, D]`` and ``[N, D]``."""
-    out = -2.0 * (a @ b.T)
-    out += np.einsum("ij,ij->i", a, a)[:, None]
-    out += np.einsum("ij,ij->i", b, b)[None, :]
-    return np.maximum(out, 0.0, out=out)

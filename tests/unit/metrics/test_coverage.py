@@ -27,7 +27,7 @@ def naive(x: np.ndarray, y: np.ndarray, k: int) -> tuple[float, float]:
 @pytest.mark.parametrize("chunk", [7, 1024])
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 def test_equals_a_double_loop(chunk: int, offset: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coverage, "_CHUNK", chunk)
+    monkeypatch.setattr(coverage, "CHUNK", chunk)
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(40, 4)) + offset, 0.7 * rng.normal(size=(31, 4)) + offset + 0.4
     result = coverage.compute(x, y, neighbours=3)

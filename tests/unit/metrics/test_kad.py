@@ -11,6 +11,7 @@ from scipy.stats import t as student
 
 from tunesmith.errors import UserError
 from tunesmith.metrics import kad
+from tunesmith.metrics._distances import gaussian, median_distance
 
 
 def naive(x: np.ndarray, y: np.ndarray) -> float:
@@ -44,7 +45,7 @@ def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(40, 4)), rng.normal(size=(35, 4))
     whole = kad.compute(x, y, permutations=20)
-    monkeypatch.setattr(kad, "_CHUNK", 7)
+    monkeypatch.setattr(kad, "CHUNK", 7)
     parts = kad.compute(x, y, permutations=20)
     assert parts.value == pytest.approx(whole.value, rel=1e-10)
     assert parts.p_value == whole.p_value
@@ -62,7 +63,7 @@ def test_never_clamped() -> None:
 def test_bandwidth_comes_from_the_reference() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(50, 6)), 30 * rng.normal(size=(50, 6))
-    sigma = kad.median_distance(x)
+    sigma = median_distance(x)
     gaps = [dist(a, b) for i, a in enumerate(x) for b in x[:i]]
     assert sigma == pytest.approx(np.median(gaps), rel=1e-12)
     own = kad.compute(x, y, permutations=0)
@@ -73,7 +74,7 @@ def test_bandwidth_comes_from_the_reference() -> None:
 
 def test_median_of_many_rows_is_close_to_that_of_all() -> None:
     x = np.random.default_rng(0).normal(size=(900, 8))
-    assert kad.median_distance(x, most=300) == pytest.approx(kad.median_distance(x), rel=0.03)
+    assert median_distance(x, most=300) == pytest.approx(median_distance(x), rel=0.03)
 
 
 def test_p_value_is_uniform_without_a_difference() -> None:
@@ -125,7 +126,7 @@ def test_files_count_and_not_windows(
     permutations: int, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Uneven, interleaved files: the kernel of two files is the mean over their windows."""
-    monkeypatch.setattr(kad, "_CHUNK", chunk)
+    monkeypatch.setattr(kad, "CHUNK", chunk)
     rng = np.random.default_rng(4)
     x, y = rng.normal(size=(9, 3)), rng.normal(size=(8, 3)) + 0.4
     ids = ([0, 1, 0, 2, 1, 0, 3, 3, 3], [5, 4, 5, 5, 6, 6, 0, 5])
@@ -148,7 +149,7 @@ def test_files_count_and_not_windows(
 def test_relabelled_sums_equal_plain_recomputation() -> None:
     rng = np.random.default_rng(4)
     pooled = rng.normal(size=(12, 3))
-    kernel = kad._kernel(pooled, pooled, 1.3)
+    kernel = gaussian(pooled, pooled, 1.3)
     np.fill_diagonal(kernel, 0.0)
     side = np.array([[1.0, 0, 0, 1, 1, 0, 0, 1, 1, 0, 1, 0]])
     got = kad._from_sums(side, kernel, kernel.sum(1))[0]
@@ -179,7 +180,7 @@ def test_interval_by_brute_force() -> None:
     less_y = np.array([value(x, np.delete(y, i, 0)) for i in range(n)])
     jack_x = (m - 1) / m * np.sum((less_x - less_x.mean()) ** 2)
     jack_y = (n - 1) / n * np.sum((less_y - less_y.mean()) ** 2)
-    kernels = [kad._kernel(a, b, sigma) for a, b in ((x, x), (y, y), (x, y))]
+    kernels = [gaussian(a, b, sigma) for a, b in ((x, x), (y, y), (x, y))]
 
     def off(kernel: np.ndarray) -> float:
         k, out = kernel - np.diag(np.diag(kernel)), 0.0

@@ -85,7 +85,7 @@ def test_refusals(x: np.ndarray, options: dict, words: str) -> None:
 
 
 def test_neighbours_equal_a_double_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vendi, "_CHUNK", 7)
+    monkeypatch.setattr(vendi, "CHUNK", 7)
     x = np.random.default_rng(2).normal(size=(30, 4)) + 50
     x[29] = x[3]
     indices, distances = vendi.nearest(x, 3)
