@@ -29,6 +29,9 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 Split = Literal["train", "valid"]
 
+Details = Mapping[str, Any]
+"""What is said of a clip or a prompt beside its caption, by column: ``lyrics``, ``bpm``, ``key`` ..."""
+
 
 @dataclass(frozen=True, slots=True)
 class Audio:
@@ -49,6 +52,23 @@ class Audio:
     @property
     def duration_s(self) -> float:
         return self.samples.shape[1] / self.sample_rate_hz
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A recording that a take is made from, and what of it is to be made anew.
+
+    Attributes:
+        audio: the recording.
+        spans: ``(begin, end)`` in seconds of what is made anew, as if it were missing; empty is
+            nothing.
+        strength: how far all of it is moved toward noise before it is made anew: 0 leaves it as it is,
+            1 keeps nothing of it. Where there are spans it has no meaning.
+    """
+
+    audio: Audio
+    spans: tuple[tuple[float, float], ...] = ()
+    strength: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +194,11 @@ class GenerationSettings:
         temperature: 0 is greedy.
         top_k: keep the k likeliest; 0 is off.
         top_p: keep the smallest set with this probability mass; 1 is off.
+        steps: of a diffusion model's sampler; 0 is the base's own number.
     """
 
     guidance: float = 3.0
     temperature: float = 1.0
     top_k: int = 250
     top_p: float = 1.0
+    steps: int = 0

@@ -7,11 +7,12 @@ weights; the caption, the text encoder's weights), so it is never stale and neve
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -21,7 +22,7 @@ from torch import Tensor
 from tunesmith.atomic import write_bytes
 from tunesmith.data.recording import BadRecording, Limits, Recording
 from tunesmith.errors import Stopped, UserError
-from tunesmith.types import Audio, Clip, Example
+from tunesmith.types import Audio, Clip, Details, Example
 
 if TYPE_CHECKING:
     from tunesmith.families._bundle import Bundle
@@ -121,6 +122,24 @@ def _size(example: Example) -> int:
     return example.codes.nbytes + sum(tensor.nbytes for text in texts for tensor in text.values())
 
 
+def details_of(clip: Clip, bundle: Bundle) -> Details:
+    """What a clip's row says in the columns that the base is conditioned on, and its length.
+
+    Raises:
+        UserError: a column that holds no plain value.
+    """
+    said: dict[str, Any] = {"duration_s": round(min(clip.duration_s, bundle.max_s), 3)}
+    for column in bundle.columns:
+        value = clip.extra.get(column, "")
+        if not isinstance(value, str | int | float):
+            raise UserError(
+                f"{clip.path.name}: its {column} is a {type(value).__name__}",
+                "write text or a number",
+            )
+        said[column] = value
+    return said
+
+
 def encode(
     clips: Sequence[Clip],
     bundle: Bundle,
@@ -152,10 +171,13 @@ def encode(
             audio = read_audio(clip.path, bundle.sample_rate_hz, bundle.channels, bundle.max_s)
             _write(codes, {"codes": bundle.encode_audio(audio)})
         texts = []
+        details = details_of(clip, bundle)
         for caption in (clip.caption, *clip.captions):
-            texts.append(_entry("text", caption, bundle.text_hash))
+            said = [json.dumps(details, sort_keys=True)] if bundle.columns else []
+            texts.append(_entry("text", caption, bundle.text_hash, *said))
             if not _usable(texts[-1]):
-                _write(texts[-1], bundle.encode_text([caption])[0])
+                more = [[details]] if bundle.columns else []
+                _write(texts[-1], bundle.encode_text([caption], *more)[0])
         with safe_open(codes, "pt") as file:
             frames = file.get_slice("codes").get_shape()[-1]
         entries.append((clip.sha256, codes, texts))
@@ -164,4 +186,4 @@ def encode(
     return EncodedClips(entries, lengths, most)
 
 
-__all__ = ["EncodedClips", "cache_folder", "encode", "read_audio"]
+__all__ = ["EncodedClips", "cache_folder", "details_of", "encode", "read_audio"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from tunesmith.errors import UserError
-from tunesmith.types import Audio, Batch, Example, GenerationSettings, Loss, Site
+from tunesmith.types import Audio, Batch, Details, Example, GenerationSettings, Loss, Site, Source
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +60,10 @@ class Bundle(ABC):
         sample_rate_hz, channels, max_s, frame_rate_hz: of the audio that it takes and gives.
         sampling: how the base is best sampled, where nobody says otherwise.
         quantized: format of the frozen linears (``nf4``); empty in full precision.
+        columns: columns of a data set, beside the caption, that it is conditioned on; empty for most.
+        draws_noise: its loss draws noise and times from ``Batch.seeds``, so that one value of it is a
+            sample: what measures or overfits a clip has to take several.
+        untrainable: why this checkpoint serves but does not train (distilled ones); empty if it does.
     """
 
     module: LossModule
@@ -76,6 +80,9 @@ class Bundle(ABC):
     frame_rate_hz: float
     sampling: GenerationSettings = GenerationSettings()
     quantized: str = ""
+    columns: tuple[str, ...] = ()
+    draws_noise: bool = False
+    untrainable: str = ""
 
     @property
     @abstractmethod
@@ -105,8 +112,16 @@ class Bundle(ABC):
         """Let the codec leave memory; it comes back by itself when next needed."""
 
     @abstractmethod
-    def encode_text(self, captions: Sequence[str]) -> list[Mapping[str, Tensor]]:
-        """Frozen text states of each caption, on the CPU, without a batch axis."""
+    def encode_text(
+        self, captions: Sequence[str], details: Sequence[Details] | None = None
+    ) -> list[Mapping[str, Tensor]]:
+        """Frozen text states of each caption, on the CPU, without a batch axis.
+
+        Args:
+            captions: texts.
+            details: of each caption, what is said in ``columns``, and ``duration_s`` of its clip. Given
+                only to families that have columns.
+        """
 
     @abstractmethod
     def collate(
@@ -123,6 +138,7 @@ class Bundle(ABC):
         settings: GenerationSettings,
         audio_prompts: Sequence[Audio] | None = None,
         should_stop: Callable[[], int] = lambda: 0,
+        details: Sequence[Details] | None = None,
     ) -> list[Tensor]:
         """Codes or latents of one new clip per prompt; row i depends on ``seeds[i]`` alone.
 
@@ -133,6 +149,7 @@ class Bundle(ABC):
             settings: sampling settings.
             audio_prompts: one per prompt, to be continued.
             should_stop: polled often; non-zero (a signal's number) raises ``errors.Stopped``.
+            details: of each prompt, what is said in ``columns``.
         """
 
     @abstractmethod
@@ -195,12 +212,41 @@ class Bundle(ABC):
         settings: GenerationSettings | None = None,
         audio_prompts: Sequence[Audio] | None = None,
         should_stop: Callable[[], int] = lambda: 0,
+        details: Sequence[Details] | None = None,
     ) -> list[Audio]:
         """New sound for each prompt: ``generate_codes``, decoded."""
+        more = {} if details is None else {"details": details}
         codes = self.generate_codes(
-            prompts, duration_s, seeds, settings or self.sampling, audio_prompts, should_stop
+            prompts,
+            duration_s,
+            seeds,
+            settings or self.sampling,
+            audio_prompts,
+            should_stop,
+            **more,
         )
         return [self.decode_audio(one) for one in codes]
+
+    def remake_codes(
+        self,
+        prompts: Sequence[str],
+        sources: Sequence[Source],
+        seeds: Sequence[int],
+        settings: GenerationSettings,
+        should_stop: Callable[[], int] = lambda: 0,
+        details: Sequence[Details] | None = None,
+    ) -> list[Tensor]:
+        """Codes or latents of recordings made anew, in part or by degrees; as long as each is.
+
+        Args:
+            prompts: what each is to sound like.
+            sources: the recordings, all of one length, and what of them is to change.
+            seeds, settings, should_stop, details: as of :meth:`generate_codes`.
+
+        Raises:
+            UserError: a family that cannot, with its reason.
+        """
+        raise self._cannot("change a recording")
 
     def linears(self) -> list[tuple[str, str]]:
         """``(component, path)`` of every linear at a seam, sorted."""

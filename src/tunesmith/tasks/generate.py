@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tunesmith.errors import UserError
 from tunesmith.families._bundle import Bundle
-from tunesmith.types import Audio, GenerationSettings
+from tunesmith.types import Audio, Details, GenerationSettings
 
 SPEC = {"summary": "new sound from text, or the continuation of a sound"}
 
@@ -43,6 +43,16 @@ def check_duration(bundle: Bundle, duration_s: float, continued_s: float = 0.0) 
         )
 
 
+def check_details(bundle: Bundle, details: Details | None) -> None:
+    """Raise :class:`UserError` for something said that the base does not listen to."""
+    for name in details or {}:
+        if name not in bundle.columns:
+            known = ", ".join(bundle.columns) or "only prompts"
+            raise UserError(
+                f"'{bundle.name}' is not conditioned on '{name}'", f"it listens to: {known}"
+            )
+
+
 def generate(
     bundle: Bundle,
     prompts: Sequence[str],
@@ -54,6 +64,7 @@ def generate(
     continued: Audio | None = None,
     batch_size: int = 8,
     should_stop: Callable[[], int] = lambda: 0,
+    details: Details | None = None,
 ) -> Iterator[Take]:
     """Generate ``count`` takes of each prompt, a batch at a time.
 
@@ -70,7 +81,12 @@ def generate(
         continued: a sound that every take begins with.
         batch_size: takes at a time.
         should_stop: polled often; non-zero raises ``errors.Stopped``.
+        details: what is said beside every prompt, in the base's ``columns``: lyrics, bpm ...
+
+    Raises:
+        UserError: a length that the base cannot give, or details that it does not know.
     """
+    check_details(bundle, details)
     check_duration(bundle, duration_s, continued.duration_s if continued else 0.0)
     wanted = [(prompt, seed + take) for prompt in prompts for take in range(count)]
     for start in range(0, len(wanted), batch_size):
@@ -82,6 +98,7 @@ def generate(
             settings,
             [continued] * len(some) if continued is not None else None,
             should_stop,
+            [details] * len(some) if details else None,
         )
         for (prompt, one), audio in zip(some, audios, strict=True):
             yield Take(prompt, one, audio)

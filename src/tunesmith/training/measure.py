@@ -15,6 +15,10 @@ from tunesmith.randomness import own_generators
 from tunesmith.training.sampler import stable_seed
 from tunesmith.types import Batch, Example, Loss
 
+DRAWS = 4
+"""Samples of noise and time that a clip is measured with, where a family's loss draws them. They are
+the same each time, so that two states of a model are compared on the same noise."""
+
 
 def seed_everything(seed: int) -> None:
     """Seed Python's, NumPy's and torch's generators: library modules draw from all three."""
@@ -98,11 +102,14 @@ def clip_losses(
             check_stop()
             places = order[start : start + batch_size]
             some = [examples[index] for index in places]
-            seeds = [stable_seed("valid", example.clip_id) for example in some]
-            seed_everything(stable_seed("valid", start))
-            for name, (total, count) in compute(bundle.collate(some, seeds)).items():
-                both = zip(total.double().tolist(), count.double().tolist(), strict=True)
-                for index, pair in zip(places, both, strict=True):
-                    found[index][name] = pair
+            for draw in range(DRAWS if bundle.draws_noise else 1):
+                more = (draw,) if draw else ()
+                seeds = [stable_seed("valid", example.clip_id, *more) for example in some]
+                seed_everything(stable_seed("valid", start, *more))
+                for name, (total, count) in compute(bundle.collate(some, seeds)).items():
+                    both = zip(total.double().tolist(), count.double().tolist(), strict=True)
+                    for index, (own, size) in zip(places, both, strict=True):
+                        before = found[index].get(name, (0.0, 0.0))
+                        found[index][name] = (before[0] + own, before[1] + size)
     bundle.module.train(was_training)
     return found

@@ -194,7 +194,9 @@ def sampled(
         file.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(file, save(codes))
         event("prior", {"done": clips, "total": clips})
-    states = dict(zip(set(texts), bundle.encode_text(list(set(texts))), strict=True))
+    distinct = list(dict.fromkeys(texts))
+    more = [[{"duration_s": round(seconds, 3)}] * len(distinct)] if bundle.columns else []
+    states = dict(zip(distinct, bundle.encode_text(distinct, *more), strict=True))
     return [
         Example(f"{key[:16]}-{name}", one, states[text])
         for (name, one), text in zip(sorted(codes.items()), texts, strict=True)

@@ -168,6 +168,10 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
         double_quant=config.base.double_quant,
         compute=dtype,
     )
+    if bundle.untrainable:
+        raise UserError(
+            f"'{base.name}' does not train: {bundle.untrainable}", "train its base checkpoint"
+        )
     stop.check("stopped before training began; run the same command again")
 
     sides, chosen = sides_of(config, bundle, warnings, event)

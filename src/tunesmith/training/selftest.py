@@ -21,6 +21,8 @@ from tunesmith.training.hardware import free_memory_bytes, peak_memory_bytes
 from tunesmith.training.measure import own_randomness, seed_everything
 from tunesmith.types import Audio, Example, GenerationSettings
 
+_NOISY_ROWS = 16
+
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
@@ -97,8 +99,8 @@ def overfit(
     """
     parameters = list(adapter.parameters().values())
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0, betas=(0.9, 0.95))
-    batch = bundle.collate([example], [0]).to(bundle.device)
-    counts = bundle.module.count(batch)
+    # A loss that draws noise is one sample a row: many rows of fresh noise a step stand for the clip.
+    rows = _NOISY_ROWS if bundle.draws_noise else 1
     was_training = bundle.module.training
     bundle.module.eval()  # dropout would be noise to overfit
     losses, begin = [], time.perf_counter()
@@ -106,9 +108,11 @@ def overfit(
         seed_everything(step)
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / 10)
-        loss = total_loss(
-            bundle.module(batch), {k: v.sum() for k, v in counts.items()}, bundle.term_weights
-        )
+        if step == 0 or bundle.draws_noise:
+            seeds = [step * rows + row for row in range(rows)]
+            batch = bundle.collate([example] * rows, seeds).to(bundle.device)
+            counts = {k: v.sum() for k, v in bundle.module.count(batch).items()}
+        loss = total_loss(bundle.module(batch), counts, bundle.term_weights)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -33,7 +33,7 @@ from tunesmith.families._bundle import Bundle
 from tunesmith.families._tokens import Vocabulary
 from tunesmith.families.musicgen.decode import sample_codes, stepwise_difference
 from tunesmith.families.musicgen.loss import MusicgenLoss
-from tunesmith.types import Audio, Batch, Example, GenerationSettings, Role, Site
+from tunesmith.types import Audio, Batch, Details, Example, GenerationSettings, Role, Site
 
 # The module that T5's forward calls; ``shared`` has the same weights, and nobody asks it anything.
 _TEXT_TABLE = "encoder.embed_tokens"
@@ -139,7 +139,9 @@ class MusicgenBundle(Bundle):
         return Audio(wave.float().clamp(-1, 1).cpu().numpy(), self.sample_rate_hz)
 
     @torch.no_grad()
-    def encode_text(self, captions: Sequence[str]) -> list[Mapping[str, Tensor]]:
+    def encode_text(
+        self, captions: Sequence[str], details: Sequence[Details] | None = None
+    ) -> list[Mapping[str, Tensor]]:
         # One at a time: a state computed among padding would differ in its last bits, and the
         # cache must hold the same thing whatever was encoded beside it.
         states = []
@@ -189,6 +191,7 @@ class MusicgenBundle(Bundle):
         settings: GenerationSettings,
         audio_prompts: Sequence[Audio] | None = None,
         should_stop: Callable[[], int] = lambda: 0,
+        details: Sequence[Details] | None = None,
     ) -> list[Tensor]:
         frames = max(1, round(duration_s * self.frame_rate_hz))
         given = None
