@@ -22,6 +22,19 @@ def save_base(folder: Path, seed: int = 0, channels: int = 1) -> Path:
     return folder
 
 
+def save_stable_audio(folder: Path, seed: int = 0, channels: int = 2) -> Path:
+    """A tiny Stable Audio in the hub's layout: 1,600 Hz, 25 frames a second, windows of 1.28 s."""
+    from diffusers import StableAudioPipeline
+
+    from tunesmith.families._diffusers import quiet
+    from tunesmith.families.stable_audio._tiny import NOTES, tiny_parts
+
+    with quiet():
+        StableAudioPipeline(**tiny_parts(seed, channels)).save_pretrained(folder)
+    (folder / "tunesmith.json").write_text(json.dumps({"licence": "Apache-2.0", **NOTES}))
+    return folder
+
+
 def write_noise(
     path: Path, seconds: float, seed: int, *, rate_hz: int = TINY_HZ, channels: int = 1
 ) -> Path:

@@ -85,7 +85,10 @@ def test_one_clip_is_learned(cell: Cell):
     found, _ = overfit(
         bundle, adapter, clip, lr=fit["lr"], steps=fit["steps"], limit_s=1e9, target=0.01
     )
-    assert found[-1] < (1 - fit["share"]) * found[0]
+    # Where noise is drawn some of it cannot be told from the sound, however well that is known.
+    share = min(fit["share"], 0.9) if bundle.draws_noise else fit["share"]
+    last = sum(found[-10:]) / 10 if bundle.draws_noise else found[-1]
+    assert last < (1 - share) * found[0]
     if fit["regenerates"]:
         greedy = GenerationSettings(guidance=1.0, temperature=0.0)
         seconds = clip.frames / bundle.frame_rate_hz

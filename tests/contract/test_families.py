@@ -135,9 +135,10 @@ def test_a_seed_gives_the_same_alone_and_in_a_batch(bundle: Bundle):
     together = bundle.generate_codes(prompts, 0.6, seeds, settings)
     for prompt, seed, row in zip(prompts, seeds, together, strict=True):
         (alone,) = bundle.generate_codes([prompt], 0.6, [seed], settings)
-        assert torch.equal(alone, row)
+        # Latents may differ in their last bits: products are summed in another order.
+        assert bundle.mismatch(row, alone) == 0
     (other,) = bundle.generate_codes(["one"], 0.6, [70], settings)
-    assert not torch.equal(other, together[0])
+    assert bundle.mismatch(together[0], other) > 0.1
 
 
 def test_takes_do_not_depend_on_the_batch_size(bundle: Bundle):

@@ -63,6 +63,8 @@ class Bundle(ABC):
         columns: columns of a data set, beside the caption, that it is conditioned on; empty for most.
         draws_noise: its loss draws noise and times from ``Batch.seeds``, so that one value of it is a
             sample: what measures or overfits a clip has to take several.
+        fixed: parameters, as ``component/path``, that ``full`` leaves alone: constants that a library keeps
+            as parameters, and what the loss never reaches.
         untrainable: why this checkpoint serves but does not train (distilled ones); empty if it does.
     """
 
@@ -82,6 +84,7 @@ class Bundle(ABC):
     quantized: str = ""
     columns: tuple[str, ...] = ()
     draws_noise: bool = False
+    fixed: frozenset[str] = frozenset()
     untrainable: str = ""
 
     @property

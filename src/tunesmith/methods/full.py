@@ -84,9 +84,17 @@ def check(bundle: Bundle, config: Config) -> list[Fault]:
 
 def parameter_count(bundle: Bundle, config: Config) -> int:
     """How many parameters will train."""
-    return sum(
-        p.numel() for name in _chosen(bundle, config) for p in bundle.components[name].parameters()
-    )
+    return sum(p.numel() for p in _named(bundle, config).values())
+
+
+def _named(bundle: Bundle, config: Config) -> dict[str, nn.Parameter]:
+    """The parameters that train, by ``component/path``."""
+    return {
+        f"{component}/{path}": parameter
+        for component in _chosen(bundle, config)
+        for path, parameter in bundle.components[component].named_parameters()
+        if f"{component}/{path}" not in bundle.fixed
+    }
 
 
 def _depths(bundle: Bundle, names: Iterable[str]) -> dict[str, int]:
@@ -141,11 +149,9 @@ class FullAdapter(Adapter):
 
     def __init__(self, bundle: Bundle, config: Config) -> None:
         self.config = config
-        self._parameters: dict[str, nn.Parameter] = {}
-        for component in _chosen(bundle, config):
-            for name, parameter in bundle.components[component].named_parameters():
-                parameter.requires_grad_(True)
-                self._parameters[f"{component}/{name}"] = parameter
+        self._parameters = _named(bundle, config)
+        for parameter in self._parameters.values():
+            parameter.requires_grad_(True)
         # On the CPU: the way back costs no memory where memory is scarce.
         self._origin = {
             name: parameter.detach().to("cpu", copy=True)

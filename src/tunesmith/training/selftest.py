@@ -108,6 +108,11 @@ def overfit(
         seed_everything(step)
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / 10)
+            if (
+                bundle.draws_noise
+            ):  # at a constant rate the last steps' noise would stay in the weights
+                past = max(step / steps, (time.perf_counter() - begin) / limit_s)
+                group["lr"] *= min(1.0, 2.02 - 2 * past)
         if step == 0 or bundle.draws_noise:
             seeds = [step * rows + row for row in range(rows)]
             batch = bundle.collate([example] * rows, seeds).to(bundle.device)

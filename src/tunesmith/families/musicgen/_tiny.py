@@ -6,19 +6,15 @@ import copy
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Split
-from tokenizers.processors import TemplateProcessing
 from transformers import (
     EncodecConfig,
     MusicgenConfig,
     MusicgenDecoderConfig,
     MusicgenForConditionalGeneration,
-    PreTrainedTokenizerFast,
     T5Config,
 )
 
+from tunesmith.families._tiny import byte_tokenizer
 from tunesmith.families.musicgen.bundle import MusicgenBundle
 
 _CODES = 32
@@ -60,19 +56,6 @@ def tiny_config(channels: int = 1, width: int = 32) -> MusicgenConfig:
         bos_token_id=_CODES,
     )
     return MusicgenConfig(text_encoder=text, audio_encoder=codec, decoder=decoder)
-
-
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Every character is a token of its own: no training, and no word is unknown twice alike."""
-    vocabulary = {"<pad>": 0, "</s>": 1, "<unk>": 2} | {
-        chr(code): code + 3 for code in range(32, 257)
-    }
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = Split("", "isolated")  # type: ignore[assignment]
-    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])  # type: ignore[assignment]
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    )
 
 
 def tiny_model(

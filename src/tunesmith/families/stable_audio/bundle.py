@@ -1,0 +1,435 @@
+"""Loading a Stable Audio and everything around it: autoencoder, text side, seams, generation."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, T5EncoderModel
+
+from tunesmith.errors import UserError
+from tunesmith.families._bases import Base
+from tunesmith.families._bundle import Bundle
+from tunesmith.families._diffusers import folders_hash, load_part, quiet, words_hash
+from tunesmith.families._tokens import Vocabulary
+from tunesmith.families.stable_audio.attention import make_joinable
+from tunesmith.families.stable_audio.loss import TERM, StableAudioLoss
+from tunesmith.families.stable_audio.sample import Held, sample, stepwise_difference
+from tunesmith.types import (
+    Audio,
+    Batch,
+    Details,
+    Example,
+    GenerationSettings,
+    Role,
+    Site,
+    Source,
+)
+
+# The module that T5's forward calls; ``shared`` has the same weights, and nobody asks it anything.
+_TEXT_TABLE = "encoder.embed_tokens"
+_PARTS = ("transformer", "projection_model", "text_encoder", "vae")
+_STEPS, _GUIDANCE = 100, 7.0  # the pipeline's own
+_HEARD_AFTER = 16  # frames of silence that a clip is encoded with, as in the window it is shown in
+_APART = 0.5  # latents have about unit variance; of unrelated ones 72 % lie further apart
+
+
+class StableAudioBundle(Bundle):
+    """A Stable Audio. ``codec`` comes and goes; ``module`` stays.
+
+    Args:
+        parts: ``transformer``, ``projection_model``, ``text_encoder``, ``tokenizer``, ``scheduler``.
+        load_codec: brings the autoencoder, at first and after it was released.
+        codec_config: of the autoencoder.
+        name, base_hash, codec_hash, text_hash, licence: identity, see :class:`Bundle`.
+        notes: of the base's folder: ``max_s``, ``steps``, ``guidance``.
+    """
+
+    family = "stable_audio"
+    module: StableAudioLoss
+    draws_noise = True
+    # The frequencies of a Fourier embedding, which diffusers keeps as a parameter, and those of a time
+    # that is 0 in every clip.
+    fixed = frozenset(
+        {
+            "transformer/time_proj.weight",
+            "conditioner/start_number_conditioner.time_positional_embedding.0.weights",
+        }
+    )
+
+    def __init__(
+        self,
+        parts: Mapping[str, Any],
+        load_codec: Callable[[], Any],
+        codec_config: Mapping[str, Any],
+        *,
+        name: str,
+        base_hash: str,
+        codec_hash: str,
+        text_hash: str,
+        licence: str,
+        notes: Mapping[str, Any],
+    ) -> None:
+        transformer, text = parts["transformer"], parts["text_encoder"]
+        make_joinable(transformer)
+        self._codec: Any = None
+        self._load_codec = load_codec
+        self.hop = int(np.prod(codec_config["downsampling_ratios"]))
+        self.sample_rate_hz = int(codec_config["sampling_rate"])
+        self.channels = int(codec_config["audio_channels"])
+        self.frame_rate_hz = self.sample_rate_hz / self.hop
+        self.module = StableAudioLoss(
+            transformer, parts["projection_model"], text, self.frame_rate_hz
+        )
+        self.module.requires_grad_(False)
+        self.tokenizer, self.scheduler = parts["tokenizer"], parts["scheduler"]
+        self._length = int(self.tokenizer.model_max_length)
+        self._words = Vocabulary(
+            self.tokenizer, rows=int(text.config.vocab_size), limit=self._length
+        )
+        self.name, self.base_hash, self.licence = name, base_hash, licence
+        self._codec_hash, self._text_hash = codec_hash, text_hash
+        window_s = self.module.window / self.frame_rate_hz
+        self.max_s = min(window_s, float(notes.get("max_s", window_s)))
+        self._steps = int(notes.get("steps", _STEPS))
+        self.sampling = replace(
+            GenerationSettings(),
+            guidance=float(notes.get("guidance", _GUIDANCE)),
+            steps=self._steps,
+        )
+        self.term_weights = {TERM: 1.0}
+        self.components: Mapping[str, nn.Module] = {
+            "transformer": transformer,
+            "text_encoder": text,
+            "conditioner": parts["projection_model"],
+        }
+        self.sites = _sites(transformer, text)
+        self._quiet_frame: Tensor | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    @property
+    def codec_hash(self) -> str:
+        return self._codec_hash
+
+    @property
+    def text_hash(self) -> str:
+        embedding = self.components["text_encoder"].get_submodule(_TEXT_TABLE)
+        return self._words.fingerprint(self._text_hash, embedding)
+
+    @property
+    def codec(self) -> Any:
+        """The autoencoder, loaded if it is not there."""
+        if self._codec is None:
+            self._codec = self._load_codec().to(self.device)
+        return self._codec.eval()
+
+    def release_codec(self) -> None:
+        self._codec = None
+
+    # --- in ---
+
+    @torch.no_grad()  # not inference mode: autograd refuses tensors that were made in it
+    def encode_audio(self, audio: Audio) -> Tensor:
+        """Means of the autoencoder's posterior, ``[C, T]``: a cache has to hold one value."""
+        if audio.sample_rate_hz != self.sample_rate_hz or audio.channels not in (1, self.channels):
+            raise UserError(
+                f"audio is {audio.sample_rate_hz} Hz, {audio.channels} channels; "
+                f"base '{self.name}' takes {self.sample_rate_hz} Hz, {self.channels}",
+                "run `tunesmith prepare` for this base",
+            )
+        frames = -(-audio.samples.shape[1] // self.hop)
+        length = (frames + _HEARD_AFTER) * self.hop
+        wave = torch.zeros((1, self.channels, length), device=self.device)
+        samples = torch.from_numpy(np.ascontiguousarray(audio.samples, dtype=np.float32))
+        wave[0, :, : samples.shape[1]] = samples.to(self.device)
+        self._silence()
+        return self._encode(wave)[:, :frames].contiguous()
+
+    def _encode(self, wave: Tensor) -> Tensor:
+        """``[C, T]`` on the CPU, float32."""
+        codec = self.codec
+        found = codec.encode(wave.to(next(codec.parameters()).dtype)).latent_dist.mode()
+        return found[0].float().cpu()
+
+    @torch.no_grad()
+    def _silence(self) -> Tensor:
+        """One frame of latents of silence, ``[C, 1]``: what fills a window after the sound."""
+        if self._quiet_frame is None:
+            wave = torch.zeros((1, self.channels, 64 * self.hop), device=self.device)
+            self._quiet_frame = self._encode(wave)[:, 32:33]  # far from both edges
+        return self._quiet_frame
+
+    @torch.no_grad()
+    def encode_text(
+        self, captions: Sequence[str], details: Sequence[Details] | None = None
+    ) -> list[Mapping[str, Tensor]]:
+        # One at a time: a state computed in other company would differ in its last bits, and the
+        # cache must hold the same thing whatever was encoded beside it.
+        encoder = self.module.text_encoder
+        was_training = encoder.training
+        encoder.eval()
+        found = []
+        for caption in captions:
+            text = self._padded(self._words.ids(caption))
+            ids, present = (text[name][None].to(self.device) for name in ("ids", "present"))
+            states = encoder(ids, attention_mask=present)[0][0].float().cpu()
+            found.append({**text, "states": states})
+        encoder.train(was_training)
+        return found
+
+    def _padded(self, ids: list[int]) -> dict[str, Tensor]:
+        """Ids filled up to the length that the pipeline has always, and which of them are words."""
+        empty = self._length - len(ids)
+        return {
+            "ids": torch.tensor(ids + [self.tokenizer.pad_token_id] * empty),
+            "present": torch.tensor([1] * len(ids) + [0] * empty),
+        }
+
+    def collate(
+        self, examples: Sequence[Example], seeds: Sequence[int], drop: float = 0.0
+    ) -> Batch:
+        window = self.module.window
+        codes = self._window([example.codes for example in examples])
+        frames = torch.tensor([min(example.frames, window) for example in examples])
+        dropped = [random.Random(f"drop-{seed}").random() < drop for seed in seeds]
+        return Batch(codes, frames, _stacked([e.text for e in examples], dropped), seeds)
+
+    def _window(self, latents: Sequence[Tensor]) -> Tensor:
+        """``[B, C, window]`` of latents ``[C, T]``, silence after them."""
+        window, rows = self.module.window, len(latents)
+        quiet = latents[0][:, :1] if self.device.type == "meta" else self._silence()
+        whole = quiet.expand(-1, window).repeat(rows, 1, 1).float()
+        for row, one in enumerate(latents):
+            whole[row, :, : one.shape[1]] = one[:, :window]
+        return whole
+
+    # --- out ---
+
+    @torch.inference_mode()
+    def decode_audio(self, codes: Tensor) -> Audio:
+        codec = self.codec
+        latents = codes[None].to(self.device, next(codec.parameters()).dtype)
+        wave = codec.decode(latents).sample[0]
+        return Audio(wave.float().clamp(-1, 1).cpu().numpy(), self.sample_rate_hz)
+
+    def generate_codes(
+        self,
+        prompts: Sequence[str],
+        duration_s: float,
+        seeds: Sequence[int],
+        settings: GenerationSettings,
+        audio_prompts: Sequence[Audio] | None = None,
+        should_stop: Callable[[], int] = lambda: 0,
+        details: Sequence[Details] | None = None,
+    ) -> list[Tensor]:
+        frames = max(1, round(duration_s * self.frame_rate_hz))
+        held = None
+        if audio_prompts is not None:
+            given = [self.encode_audio(audio)[:, :frames] for audio in audio_prompts]
+            known = torch.tensor([one.shape[1] for one in given])
+            keep = torch.arange(self.module.window) < known[:, None]
+            held = Held(self._window(given), keep)
+        return self._sampled(prompts, duration_s, frames, seeds, settings, held, should_stop)
+
+    def remake_codes(
+        self,
+        prompts: Sequence[str],
+        sources: Sequence[Source],
+        seeds: Sequence[int],
+        settings: GenerationSettings,
+        should_stop: Callable[[], int] = lambda: 0,
+        details: Sequence[Details] | None = None,
+    ) -> list[Tensor]:
+        latents = [self.encode_audio(source.audio) for source in sources]
+        frames = latents[0].shape[1]
+        keep = None
+        if any(source.spans for source in sources):
+            keep = torch.stack([self._kept(source.spans) for source in sources])
+        held = Held(self._window(latents), keep, 1.0 if keep is not None else sources[0].strength)
+        seconds = sources[0].audio.duration_s
+        return self._sampled(prompts, seconds, frames, seeds, settings, held, should_stop)
+
+    def _kept(self, spans: Sequence[tuple[float, float]]) -> Tensor:
+        """``[window]``, false in every frame that a span touches."""
+        keep = torch.ones(self.module.window, dtype=torch.bool)
+        for begin, end in spans:
+            first = int(begin * self.frame_rate_hz + 1e-6)
+            keep[first : int(np.ceil(end * self.frame_rate_hz - 1e-6))] = False
+        return keep
+
+    def _sampled(
+        self,
+        prompts: Sequence[str],
+        duration_s: float,
+        frames: int,
+        seeds: Sequence[int],
+        settings: GenerationSettings,
+        held: Held | None,
+        should_stop: Callable[[], int],
+    ) -> list[Tensor]:
+        text = _stacked(self.encode_text(prompts), [prompt == "" for prompt in prompts])
+        was_training = self.module.training
+        self.module.eval()
+        try:
+            whole = sample(
+                self.module,
+                self.scheduler,
+                text,
+                duration_s,
+                seeds,
+                steps=settings.steps or self._steps,
+                guidance=settings.guidance,
+                held=held,
+                should_stop=should_stop,
+            )
+        finally:
+            self.module.train(was_training)
+        return [one[:, :frames].contiguous() for one in whole.cpu()]
+
+    def agreement(self, example: Example) -> float:
+        was_training = self.module.training
+        self.module.eval()
+        try:
+            text = _stacked([example.text], [False])
+            data, seconds = self._window([example.codes]), example.frames / self.frame_rate_hz
+            return stepwise_difference(self.module, self.scheduler, text, text, data, seconds, [0])
+        finally:
+            self.module.train(was_training)
+
+    def mismatch(self, wanted: Tensor, given: Tensor) -> float:
+        """Share of values that lie further apart than half of what is usual."""
+        return float(((wanted.float() - given.float()).abs() > _APART).double().mean())
+
+    # --- the rest ---
+
+    def set_dropout(self, share: float) -> None:
+        for part in (self.module.transformer, self.module.text_encoder):
+            for module in part.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = share
+
+    def text_pieces(self, text: str) -> list[str]:
+        return self._words.pieces(text)
+
+    def text_ids(self, text: str) -> list[int]:
+        return self._words.known_ids(text)
+
+    def use_tokens(self, tokens: Mapping[str, int]) -> Mapping[str, tuple[int, ...]]:
+        return self._words.use(tokens)
+
+    def pipeline(self) -> Any:
+        """The base as it now is as diffusers' pipeline."""
+        from diffusers import StableAudioPipeline
+
+        module = self.module
+        with quiet():
+            return StableAudioPipeline(
+                vae=self.codec,
+                text_encoder=module.text_encoder,
+                projection_model=module.conditioner,
+                tokenizer=self.tokenizer,
+                transformer=module.transformer,
+                scheduler=type(self.scheduler).from_config(self.scheduler.config),
+            )
+
+    def export(self, folder: Path) -> None:
+        with quiet():
+            self.pipeline().save_pretrained(folder)
+
+    def checkpoint_activations(self, enabled: bool) -> None:
+        transformer = self.module.transformer
+        if enabled:
+            transformer.enable_gradient_checkpointing()
+        else:
+            transformer.disable_gradient_checkpointing()
+
+
+def _stacked(texts: Sequence[Mapping[str, Tensor]], dropped: Sequence[bool]) -> dict[str, Tensor]:
+    """Rows of text, ``[B, S]`` and ``[B, S, D]``, and which of them are heard, ``[B, 1]``."""
+    together = {name: torch.stack([text[name] for text in texts]) for name in texts[0]}
+    together["kept"] = torch.tensor([[0 if one else 1] for one in dropped])
+    return together
+
+
+def _sites(transformer: Any, text: Any) -> tuple[Site, ...]:
+    config = transformer.config
+    heads = {
+        "attn1": int(config.num_attention_heads),
+        "attn2": int(config.num_key_value_attention_heads),
+    }
+    width = heads["attn1"] * int(config.attention_head_dim)
+    attentions: tuple[tuple[Role, str], ...] = (
+        ("self_attention", "attn1"),
+        ("cross_attention", "attn2"),
+    )
+    found: list[Site] = []
+    for layer in range(int(config.num_layers)):
+        root = f"transformer_blocks.{layer}"
+        for role, name in attentions:
+            place = f"{root}.{name}"
+            inputs = {short: f"{place}.to_{short}" for short in "qkv"}
+            output = f"{place}.to_out.0"
+            found.append(
+                Site(role, layer, "transformer", inputs, output, width, place, heads[name])
+            )
+        inputs, output = {"up": f"{root}.ff.net.0.proj"}, f"{root}.ff.net.2"
+        found.append(Site("feed_forward", layer, "transformer", inputs, output, width))
+    text_width = int(text.config.d_model)
+    found.append(Site("text_embedding", -1, "text_encoder", {"table": _TEXT_TABLE}, "", text_width))
+    found.append(Site("conditioner", -1, "conditioner", {}, "", width))
+    return tuple(found)
+
+
+def load(base: Base, *, device: Any = "cpu", dtype: Any = None) -> StableAudioBundle:
+    """Load a Stable Audio base; see :func:`tunesmith.families.load`."""
+    import diffusers
+    from diffusers import AutoencoderOobleck, StableAudioDiTModel, StableAudioProjectionModel
+
+    kinds = {
+        "transformer": StableAudioDiTModel,
+        "projection_model": StableAudioProjectionModel,
+        "text_encoder": T5EncoderModel,
+    }
+    parts: dict[str, Any] = {
+        part: load_part(base, part, kind, device, dtype) for part, kind in kinds.items()
+    }
+    if not any((base.path / "tokenizer" / n).is_file() for n in ("tokenizer.json", "spiece.model")):
+        raise UserError(f"base '{base.name}' has no tokenizer", "download it again")
+    parts["tokenizer"] = AutoTokenizer.from_pretrained(base.path / "tokenizer")
+    scheduler: Any = getattr(diffusers, str(base.config["scheduler"][1]), None)
+    if scheduler is None:
+        raise UserError(
+            f"base '{base.name}' wants the scheduler {base.config['scheduler'][1]}, which diffusers "
+            f"{diffusers.__version__} does not have",
+            "update diffusers",
+        )
+    parts["scheduler"] = scheduler.from_pretrained(base.path / "scheduler")
+    hashes = {"base_hash": "", "codec_hash": "", "text_hash": ""}
+    if str(device) != "meta":
+        text = folders_hash(base.path, ["text_encoder"]) + words_hash(base.path / "tokenizer")
+        hashes = {
+            "base_hash": folders_hash(base.path, _PARTS),
+            "codec_hash": folders_hash(base.path, ["vae"]),
+            "text_hash": hashlib.sha256(text.encode()).hexdigest(),
+        }
+    codec_config: Any = AutoencoderOobleck.load_config(base.path / "vae")
+    where = "meta" if str(device) == "meta" else "cpu"
+    return StableAudioBundle(
+        parts,
+        lambda: load_part(base, "vae", AutoencoderOobleck, where),
+        codec_config,
+        name=base.name,
+        licence=base.licence,
+        notes=base.notes,
+        **hashes,
+    )

@@ -1,0 +1,148 @@
+"""Stable Audio's training loss: v-prediction over the window that the model always sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers.models.embeddings import get_1d_rotary_pos_embed
+from torch import Tensor
+
+from tunesmith.families._bundle import LossModule
+from tunesmith.objectives import v_prediction
+from tunesmith.objectives.noise import noise_like
+from tunesmith.objectives.timesteps import timesteps
+from tunesmith.objectives.velocity_loss import valid_frames, velocity_loss
+from tunesmith.types import Batch, Loss
+
+TERM = "velocity"
+
+
+class Conditions:
+    """What the transformer is told of a row.
+
+    Attributes:
+        states: ``[B, S + 2, D]`` projected words, then where the sound begins and where it ends.
+        mask: ``[B, 1, 1, S']`` to be added to the logits of cross-attention; None for all seen.
+        timing: ``[B, 1, 2·D]`` begin and end once more, put before the latents.
+    """
+
+    def __init__(self, states: Tensor, mask: Tensor | None, timing: Tensor) -> None:
+        self.states, self.mask, self.timing = states, mask, timing
+
+
+class StableAudioLoss(LossModule):
+    """Transformer, conditioner and text encoder of a Stable Audio; calling it gives the loss.
+
+    The model has only ever seen windows of one length, in which silence follows the sound, and is told
+    where the sound ends. So a clip is shown in such a window; what is learned is the sound and the
+    second after it (``tail`` frames), where it has to have ended.
+
+    Args:
+        transformer: ``StableAudioDiTModel``.
+        conditioner: ``StableAudioProjectionModel``.
+        text_encoder: ``T5EncoderModel``.
+        frame_rate_hz: latents a second.
+    """
+
+    def __init__(
+        self, transformer: Any, conditioner: Any, text_encoder: Any, frame_rate_hz: float
+    ) -> None:
+        super().__init__()
+        self.transformer: Any = transformer
+        self.conditioner: Any = conditioner
+        self.text_encoder: Any = text_encoder
+        self.frame_rate_hz = frame_rate_hz
+        self.tail = round(frame_rate_hz)
+        config = transformer.config
+        self.window = int(config.sample_size)
+        self._rotary_size = int(config.attention_head_dim) // 2
+        self._rotary: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
+        if config.cross_attention_dim == config.cross_attention_input_dim:
+            self.register_module("joined_states", None)
+
+    def text_states(self, text: Mapping[str, Tensor], *, fresh: bool = False) -> Tensor:
+        """Projected words ``[B, S, D]``, zero where there is none, as the pipeline has them.
+
+        Cached states are used only while nothing upstream of them trains. ``fresh`` says that they
+        were encoded just now.
+        """
+        encoder, present = self.text_encoder, text["present"]
+        if not fresh and any(one.requires_grad for one in encoder.parameters()):
+            states = encoder(text["ids"], attention_mask=present)[0]
+        else:
+            states = text["states"].to(_dtype(self.conditioner))
+        states = self.conditioner(text_hidden_states=states).text_hidden_states
+        return states * present[..., None].to(states.dtype)
+
+    def conditions(
+        self, text: Mapping[str, Tensor], seconds: Tensor, *, fresh: bool = False
+    ) -> Conditions:
+        """What rows are told.
+
+        A row that lost its caption (``kept`` is 0) has zeros for words and times, but keeps the times
+        before the latents: the pipeline guides away from just that.
+
+        Args:
+            text: ``ids``, ``present``, ``states`` and ``kept`` of each row.
+            seconds: ``[B]``, where each sound ends.
+            fresh: as of :meth:`text_states`.
+        """
+        words = self.text_states(text, fresh=fresh)
+        dtype = _dtype(self.conditioner)
+        times = self.conditioner(
+            start_seconds=torch.zeros_like(seconds).to(dtype), end_seconds=seconds.to(dtype)
+        )
+        begin, end = times.seconds_start_hidden_states, times.seconds_end_hidden_states
+        states = torch.cat([words, begin, end], dim=1)
+        states = states * text["kept"][..., None].to(states.dtype)
+        mask = None
+        joined = getattr(self, "joined_states", None)
+        if joined is not None:
+            states, mask = joined(states, torch.ones_like(states[..., 0], dtype=torch.long))
+            mask = mask if mask.dim() == 4 else None  # plain ones: everything is seen
+        return Conditions(states, mask, torch.cat([begin, end], dim=2))
+
+    def velocity(self, noisy: Tensor, t: Tensor, told: Conditions) -> Tensor:
+        """What the transformer says of ``[B, C, T]`` at times t ``[B]`` (or one for all, ``[1]``)."""
+        return self.transformer(
+            noisy.to(_dtype(self.transformer)),
+            t,
+            encoder_hidden_states=told.states,
+            global_hidden_states=told.timing,
+            rotary_embedding=self.rotary(noisy.shape[-1], noisy.device),
+            encoder_attention_mask=told.mask,
+            return_dict=False,
+        )[0]
+
+    def rotary(self, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the positions of one timing vector and so many frames."""
+        key = (frames, str(device))
+        if key not in self._rotary:
+            with torch.inference_mode(False):  # kept, and used where gradients are wanted
+                cos, sin = get_1d_rotary_pos_embed(
+                    self._rotary_size, frames + 1, use_real=True, repeat_interleave_real=False
+                )
+            self._rotary[key] = (cos.to(device), sin.to(device))
+        return self._rotary[key]
+
+    def forward(self, batch: Batch) -> Loss:
+        data = batch.codes.float()
+        t = timesteps(batch.seeds).to(data.device)
+        noise = noise_like(data, batch.seeds)
+        told = self.conditions(batch.text, batch.frames / self.frame_rate_hz)
+        predicted = self.velocity(v_prediction.add_noise(data, noise, t), t, told)
+        wanted = v_prediction.target(data, noise, t)
+        total, _ = velocity_loss(predicted, wanted, self._learned(batch))
+        return {TERM: (total, self.count(batch)[TERM])}
+
+    def _learned(self, batch: Batch) -> Tensor:
+        return valid_frames(batch.frames + self.tail, batch.codes.shape[-1])
+
+    def count(self, batch: Batch) -> Mapping[str, Tensor]:
+        return {TERM: (batch.frames + self.tail).clamp(max=batch.codes.shape[-1]).float()}
+
+
+def _dtype(module: Any) -> torch.dtype:
+    return next(module.parameters()).dtype
