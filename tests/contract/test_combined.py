@@ -14,7 +14,7 @@ from tunesmith.errors import UserError
 from tunesmith.families._bundle import Bundle
 from tunesmith.families._quantize import quantize
 from tunesmith.formats.adapter import load_adapter, read_card, save_adapter
-from tunesmith.methods._together import attach_all
+from tunesmith.methods._together import Beside, attach_all
 from tunesmith.registry import plugin, tokens_method
 from tunesmith.training.selftest import overfit
 
@@ -78,7 +78,8 @@ def test_a_method_on_a_base_in_four_bits(one: Cell, tmp_path: Path):
 def beside(cell: Cell, bundle: Bundle, seed: int | None = 0) -> Any:
     tokens = tokens_method().load()
     config = tokens.Config(token="[mine]", init="music", vectors=2)
-    return attach_all(bundle, cell.load(), cell.config(), tokens, config, seed)
+    one = Beside("tokens", tokens_method().name, tokens, config)
+    return attach_all(bundle, cell.load(), cell.config(), [one], seed)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +129,7 @@ def test_a_fault_of_the_second_takes_the_first_off_again():
     before = bits(bundle)
     tokens = tokens_method().load()
     bad = tokens.Config(token="a", init="music")  # a letter that the vocabulary has
+    one = Beside("tokens", tokens_method().name, tokens, bad)
     with pytest.raises(UserError):
-        attach_all(bundle, cell.load(), cell.config(), tokens, bad, 0)
+        attach_all(bundle, cell.load(), cell.config(), [one], 0)
     same_bits(bits(bundle), before)

@@ -15,6 +15,8 @@ from tunesmith.config.recipes import Recipe, changes, read_recipe
 from tunesmith.config.sections import RunConfig
 from tunesmith.config_source import Source
 from tunesmith.errors import ConfigError, Fault, UserError, did_you_mean
+from tunesmith.methods._together import Beside
+from tunesmith.registry import COMPOSED, Plugin, plugin, plugins, support, tokens_method
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -26,6 +28,7 @@ class Loaded:
         method_config: the method's own settings.
         places: place of each key that was given.
         tokens_config: settings of the tokens that train beside the method; None without any.
+        task_config: settings of the task that the base is adapted to; None without one.
         recipe: the recipe, and what became of its settings; None without one.
     """
 
@@ -33,7 +36,20 @@ class Loaded:
     method_config: Any
     places: Mapping[str, str]
     tokens_config: Any = None
+    task_config: Any = None
     recipe: Recipe | None = None
+
+    @property
+    def beside(self) -> list[Beside]:
+        """What trains beside the method."""
+        found = []
+        if self.tokens_config is not None:
+            method = tokens_method()
+            found.append(Beside("tokens", method.name, method.load(), self.tokens_config))
+        if self.task_config is not None and self.config.task is not None:
+            task = plugin("tasks", self.config.task["name"])
+            found.append(Beside("task", task.name, task.load(), self.task_config))
+        return found
 
     def at(self, fault: Fault) -> Fault:
         """The fault with the place of its key."""
@@ -68,7 +84,6 @@ def load_config(
         ConfigError: naming every fault.
     """
     from tunesmith.families import find_base
-    from tunesmith.registry import plugin, support, tokens_method
 
     given = _given(file, settings, overrides)
     _bracketed(given.values)
@@ -125,9 +140,11 @@ def load_config(
         tokens_config = _plugin_config(tokens_method(), "tokens", tokens, faults)
         if method is not None and method.name == tokens_method().name:
             faults.append(Fault("tokens", "the method trains tokens already", "leave it out"))
+    task, task_config = _task(values, faults)
     faults.extend(_missing_folders(values, planning))
     if base is not None and method is not None and method_config is not None:
-        faults.extend(_misfits(base, method, method_config, tokens_config, values, composed))
+        besides = {"tokens": (tokens_method(), tokens_config), "task": (task, task_config)}
+        faults.extend(_misfits(base, method, method_config, besides, values, composed))
     if faults:
         placed = [
             fault
@@ -137,7 +154,7 @@ def load_config(
         ]
         raise ConfigError(dict.fromkeys(placed))
     assert config is not None and method_config is not None
-    return Loaded(config, method_config, places, tokens_config, about)
+    return Loaded(config, method_config, places, tokens_config, task_config, about)
 
 
 def _given(
@@ -171,8 +188,6 @@ def _bracketed(values: Mapping[str, Any]) -> None:
 
 def _compose(values: dict[str, Any], faults: list[Fault]) -> list[str]:
     """Replace the name of a composed method (qlora, dreambooth) by its parts; its name, if any."""
-    from tunesmith.registry import COMPOSED
-
     name = _dig(values, "method", "name")
     if not isinstance(name, str) or name not in COMPOSED:
         return []
@@ -239,6 +254,22 @@ def _plugin_config(method: Any, key: str, settings: Mapping[str, Any], faults: l
     return None
 
 
+def _task(values: Mapping[str, Any], faults: list[Fault]) -> tuple[Plugin | None, Any]:
+    """The task that the base is adapted to, and its settings."""
+    said = values.get("task")
+    if not isinstance(said, Mapping):
+        return None, None
+    known = {name: one for name, one in plugins("tasks").items() if one.spec.get("trains")}
+    name = said.get("name")
+    if name not in known:
+        faults.append(
+            Fault("task", f"no task '{name}' to train for", did_you_mean(str(name), known))
+        )
+        return None, None
+    settings = {key: value for key, value in said.items() if key != "name"}
+    return known[name], _plugin_config(known[name], "task", settings, faults)
+
+
 def _missing_folders(values: Mapping[str, Any], planning: bool) -> list[Fault]:
     prepare = "run `tunesmith prepare SRC DEST` and give DEST"
     found = []
@@ -261,20 +292,21 @@ def _misfits(
     base: Any,
     method: Any,
     method_config: Any,
-    tokens_config: Any,
+    besides: Mapping[str, tuple[Plugin | None, Any]],
     values: Mapping[str, Any],
     composed: Sequence[str],
 ) -> list[Fault]:
     """What the base's own modules and tokenizer have to say."""
     from tunesmith.config.concept import check_concept
     from tunesmith.families import skeleton
-    from tunesmith.registry import COMPOSED, tokens_method
 
     bundle = skeleton(base)
     faults = list(method.load().check(bundle, method_config))
-    if tokens_config is not None:
-        for fault in tokens_method().load().check(bundle, tokens_config):
-            key = fault.key.replace("method", "tokens", 1)
+    for section, (one, config) in besides.items():
+        if one is None or config is None:
+            continue
+        for fault in one.load().check(bundle, config):
+            key = fault.key.replace("method", section, 1)
             faults.append(dataclasses.replace(fault, key=key))
     if _dig(values, "base", "quantize") == "nf4":
         if method.spec.get("trains_base"):
@@ -316,4 +348,9 @@ def dump(loaded: Loaded) -> dict[str, Any]:
     }
     if loaded.tokens_config is not None:
         values["tokens"] = dataclasses.asdict(loaded.tokens_config)
+    if loaded.task_config is not None and loaded.config.task is not None:
+        values["task"] = {
+            "name": loaded.config.task["name"],
+            **dataclasses.asdict(loaded.task_config),
+        }
     return values

@@ -142,6 +142,10 @@ class RunConfig(_Strict):
     tokens: dict[str, Any] | None = Field(
         None, description="{token: '[x]', ...}: textual inversion beside the method"
     )
+    task: dict[str, Any] | None = Field(
+        None,
+        description="{name: inpaint, ...}: a new task that the base is taught beside the method",
+    )
     concept: ConceptConfig = ConceptConfig()  # type: ignore[call-arg]
     prior: PriorConfig = PriorConfig()  # type: ignore[call-arg]
     replay: ReplayConfig = ReplayConfig()  # type: ignore[call-arg]

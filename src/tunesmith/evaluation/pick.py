@@ -15,14 +15,14 @@ from tunesmith.errors import UserError
 from tunesmith.evaluation.evaluate import Wishes, evaluate
 from tunesmith.evaluation.findings import Evaluation
 from tunesmith.evaluation.open import base_of, opened, settings_of
-from tunesmith.formats.adapter import load_adapter, method_of, read_card, save_adapter, tokens_of
+from tunesmith.formats.adapter import beside_of, load_adapter, method_of, read_card, save_adapter
 from tunesmith.formats.card import model_card
 from tunesmith.methods._together import attach_all
 from tunesmith.training.checkpoint import Checkpoints, Snapshot
 from tunesmith.training.signals import StopFlag
 
 OnEvent = Callable[[str, Mapping[str, Any]], None]
-_OF_THE_FORMAT = {"format", "base", "method", "linear", "tokens", "components"}
+_OF_THE_FORMAT = {"format", "base", "method", "linear", "tokens", "task", "components"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +124,9 @@ def candidates(run: Path, out: Path) -> dict[int, Path]:
         )
     bundle, _ = opened(base_of(run).plain(), None)
     method, config = method_of(card, run / "adapter.json")
-    tokens, tokens_config = tokens_of(card, run / "adapter.json")
+    beside = beside_of(card, run / "adapter.json")
     seed = int(settings_of(run).get("seed", 0))
-    adapter = attach_all(bundle, method, config, tokens, tokens_config, seed)
+    adapter = attach_all(bundle, method, config, beside, seed)
     names = adapter.parameters()
     for step, snapshot in sorted(whole.items()):
         if snapshot is None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
 from tunesmith.errors import UserError
+from tunesmith.objectives.holes import Holes
 from tunesmith.types import Audio, Batch, Details, Example, GenerationSettings, Loss, Site, Source
 
 if TYPE_CHECKING:
@@ -29,9 +30,12 @@ class LossModule(nn.Module, ABC):
             (1 where a state is seen), and may come back as ``[B, 1, 1, S']``, to be added to the
             attention's logits. None while nothing is joined. A family that has no such seam lacks
             the attribute.
+        holes: draws what is missing of the examples (:class:`tunesmith.objectives.holes.Holes`) in families
+            that can be shown a sound with holes; None shows them whole.
     """
 
     joined_states: nn.Module | None
+    holes: Holes | None = None
 
     @abstractmethod
     def forward(self, batch: Batch) -> Loss:
@@ -65,6 +69,10 @@ class Bundle(ABC):
             sample: what measures or overfits a clip has to take several.
         fixed: parameters, as ``component/path``, that ``full`` leaves alone: constants that a library keeps
             as parameters, and what the loss never reaches.
+        inpainting: how a sound with holes is shown to the model: ``own`` input, or ``widened``, where the
+            linear at ``input_place`` is to be widened; empty if it cannot be, ``no_inpainting`` says why.
+        input_place: ``(component, path)`` of the linear that takes noisy latents.
+        input_sizes: ``(C, D)``: channels of the latents, width of what that linear gives.
         untrainable: why this checkpoint serves but does not train (distilled ones); empty if it does.
     """
 
@@ -85,6 +93,10 @@ class Bundle(ABC):
     columns: tuple[str, ...] = ()
     draws_noise: bool = False
     fixed: frozenset[str] = frozenset()
+    inpainting: Literal["", "own", "widened"] = ""
+    no_inpainting: str = "it does not make sound from noise"
+    input_place: tuple[str, str] = ("", "")
+    input_sizes: tuple[int, int] = (0, 0)
     untrainable: str = ""
 
     @property

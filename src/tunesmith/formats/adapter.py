@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
@@ -25,10 +25,11 @@ from tunesmith.errors import UserError, did_you_mean
 from tunesmith.families._bases import fetch, looks_like_id
 from tunesmith.families._bundle import Bundle
 from tunesmith.methods._adapter import Adapter, State
-from tunesmith.methods._together import attach_all
+from tunesmith.methods._together import Beside, attach_all
 from tunesmith.registry import plugins, tokens_method
 
 FORMAT = 1
+TOKENS, TASK = "tokens", "task"
 _CARD = "adapter.json"
 _TENSORS = "adapter_model.safetensors"
 _PEFT = "adapter_config.json"
@@ -66,9 +67,9 @@ def save_adapter(
         "linear": adapter.linear,
         **details,
     }
-    tokens_config = getattr(adapter, "tokens_config", None)  # beside the method's own
-    if tokens_config is not None:
-        card["tokens"] = dataclasses.asdict(tokens_config)
+    for one in getattr(adapter, "beside", ()):
+        named = {"name": one.name} if one.section == TASK else {}
+        card[one.section] = named | dataclasses.asdict(one.config)
     write_adapter(folder, state, {part: adapter.peft_config(part) for part in state}, card)
 
 
@@ -249,24 +250,31 @@ def method_of(card: Mapping[str, Any], place: Path) -> tuple[ModuleType, Any]:
     return _settings(card["method"], card["method"]["name"], place)
 
 
-def tokens_of(card: Mapping[str, Any], place: Path) -> tuple[ModuleType | None, Any]:
-    """The method of the tokens that were trained beside a card's method, and its settings.
+def beside_of(card: Mapping[str, Any], place: Path) -> list[Beside]:
+    """What was trained beside a card's method: tokens, the input of a task.
 
-    Both are None where there are none; raises what :func:`method_of` raises.
+    Raises what :func:`method_of` raises.
     """
-    if not card.get("tokens"):
-        return None, None
-    return _settings(card["tokens"], tokens_method().name, place)
+    found = []
+    if card.get(TOKENS):
+        name = tokens_method().name
+        found.append(Beside(TOKENS, name, *_settings(card[TOKENS], name, place)))
+    if card.get(TASK):
+        name = str(card[TASK].get("name"))
+        found.append(Beside(TASK, name, *_settings(card[TASK], name, place, "tasks")))
+    return found
 
 
-def _settings(said: Mapping[str, Any], name: str, place: Path) -> tuple[ModuleType, Any]:
-    # Only a method's plain name: a card that came with a download must not choose code to run.
-    if name not in plugins("methods"):
+def _settings(
+    said: Mapping[str, Any], name: str, place: Path, kind: Literal["methods", "tasks"] = "methods"
+) -> tuple[ModuleType, Any]:
+    # Only a plug-in's plain name: a card that came with a download must not choose code to run.
+    if name not in plugins(kind):
         raise UserError(
-            f"{place} wants the method '{name}', which is not installed",
-            did_you_mean(name, plugins("methods")),
+            f"{place} wants the {kind.removesuffix('s')} '{name}', which is not installed",
+            did_you_mean(name, plugins(kind)),
         )
-    method = plugins("methods")[name].load()
+    method = plugins(kind)[name].load()
     settings = {key: value for key, value in said.items() if key != "name"}
     known = {field.name for field in dataclasses.fields(method.Config)}
     try:
@@ -290,8 +298,7 @@ def attach_saved(bundle: Bundle, card: Mapping[str, Any], state: State, place: P
         place: what to name in messages.
     """
     method, config = method_of(card, place)
-    tokens, tokens_config = tokens_of(card, place)
-    adapter = attach_all(bundle, method, config, tokens, tokens_config, None)
+    adapter = attach_all(bundle, method, config, beside_of(card, place), None)
     try:
         adapter.load_state(state)
     except UserError:

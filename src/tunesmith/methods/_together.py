@@ -1,8 +1,9 @@
-"""A method and trained tokens in one run: the production style that has a name of its own."""
+"""A method and what trains beside it: tokens of its own, the input of a new task."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -10,88 +11,119 @@ from torch import nn
 from tunesmith.methods._adapter import Adapter, State
 
 
-class Together(Adapter):
-    """Two adapters on one base, at seams that do not meet.
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Something that is attached beside the method.
 
-    It goes by the first one's name and settings; the second one's stand beside them.
+    Attributes:
+        section: its section in a run's configuration and on an adapter's card: ``tokens``, ``task``.
+        name: of the plug-in.
+        module: the plug-in, with ``attach``.
+        config: its settings.
+    """
+
+    section: str
+    name: str
+    module: Any
+    config: Any
+
+
+class Together(Adapter):
+    """Several adapters on one base, at seams that do not meet.
+
+    It goes by the first one's name and settings; the others' stand beside them.
 
     Args:
         main: the method.
-        tokens: the trained tokens, attached after it.
+        others: what was attached after it, in order.
+        beside: what those are.
     """
 
     linear = False
     starts_as_base = False
 
-    def __init__(self, main: Adapter, tokens: Adapter) -> None:
-        self.main, self.tokens = main, tokens
+    def __init__(self, main: Adapter, others: Sequence[Adapter], beside: Sequence[Beside]) -> None:
+        self.main, self.others, self.beside = main, tuple(others), tuple(beside)
         self.method, self.config = main.method, main.config
-        self.tokens_config = tokens.config
+        self.starts_as_base = all(one.starts_as_base for one in (main, *others))
+
+    @property
+    def _all(self) -> tuple[Adapter, ...]:
+        return (self.main, *self.others)
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        return {**self.main.parameters(), **self.tokens.parameters()}
+        return {name: value for one in self._all for name, value in one.parameters().items()}
 
     def state(self) -> State:
-        return {**self.main.state(), **self.tokens.state()}
+        return {part: tensors for one in self._all for part, tensors in one.state().items()}
 
     def load_state(self, state: State) -> None:
-        mine = self.tokens.state().keys()
-        self.tokens.load_state({part: state[part] for part in mine if part in state})
-        self.main.load_state({part: some for part, some in state.items() if part not in mine})
+        rest = dict(state)
+        for one in self.others:
+            own = [part for part in one.state() if part in rest]
+            one.load_state({part: rest.pop(part) for part in own})
+        self.main.load_state(rest)
 
     def set_strength(self, strength: float) -> None:
-        # A word is there or not: between the ends the method fades, and the word keeps its meaning.
-        self.tokens.set_strength(1.0 if strength else 0.0)
+        # A word or a task is there or not: between the ends the method fades, and they stay.
+        for one in self.others:
+            one.set_strength(1.0 if strength else 0.0)
         self.main.set_strength(strength)
 
     def merge(self) -> None:
-        self.tokens.merge()  # says why it cannot be, before anything is changed
+        for one in self.others:
+            one.merge()  # says why it cannot be, before anything is changed
         self.main.merge()
 
     def detach(self) -> None:
-        self.tokens.detach()
-        self.main.detach()
+        for one in reversed(self._all):
+            one.detach()
 
     def caption(self, text: str) -> str:
-        return self.tokens.caption(self.main.caption(text))
+        for one in self._all:
+            text = one.caption(text)
+        return text
 
     def prompt(self, text: str) -> str:
-        return self.tokens.prompt(self.main.prompt(text))
+        for one in self._all:
+            text = one.prompt(text)
+        return text
 
     def rates(self) -> Mapping[str, float]:
-        return {**self.main.rates(), **self.tokens.rates()}
+        return {name: rate for one in self._all for name, rate in one.rates().items()}
 
     def after_step(self, rate: float) -> None:
-        self.main.after_step(rate)
-        self.tokens.after_step(rate)
+        for one in self._all:
+            one.after_step(rate)
 
     def peft_config(self, component: str) -> Mapping[str, Any] | None:
-        if component in self.tokens.state():
-            return self.tokens.peft_config(component)
+        for one in self.others:
+            if component in one.state():
+                return one.peft_config(component)
         return self.main.peft_config(component)
 
 
 def attach_all(
-    bundle: Any,
-    method: Any,
-    config: Any,
-    tokens: Any,
-    tokens_config: Any,
-    seed: int | None,
+    bundle: Any, method: Any, config: Any, beside: Sequence[Beside], seed: int | None
 ) -> Adapter:
-    """Attach a method, and tokens beside it if ``tokens_config`` is not None.
+    """Attach a method, and what trains beside it.
 
     Args:
         bundle: the base.
         method: the method's module, and ``config`` its settings.
-        tokens: the module of the method that trains tokens, and ``tokens_config`` its settings.
+        beside: the others, in order.
         seed: of the start; None where values will be loaded.
     """
     main = method.attach(bundle, config, seed)
-    if tokens_config is None:
-        return main
+    others: list[Adapter] = []
     try:
-        return Together(main, tokens.attach(bundle, tokens_config, seed))
+        for one in beside:
+            others.append(one.module.attach(bundle, one.config, seed))
     except BaseException:
-        main.detach()
+        for one in reversed((main, *others)):
+            one.detach()
         raise
+    return Together(main, others, beside) if others else main
+
+
+__all__ = ["Beside", "Together", "attach_all"]

@@ -21,7 +21,7 @@ from tunesmith.data.needs import Tally, Verdict, judge, need_of
 from tunesmith.errors import UserError
 from tunesmith.families import Base, find_base
 from tunesmith.methods._together import attach_all
-from tunesmith.registry import plugin, tokens_method
+from tunesmith.registry import plugin
 from tunesmith.training.hardware import best_device, choose_dtype, free_memory_bytes, products_per_s
 from tunesmith.training.plan_memory import (
     Memory,
@@ -218,11 +218,10 @@ def request_of(
     """What the memory of a configuration depends on."""
     config, train = loaded.config, loaded.config.train
     method = plugin("methods", config.method["name"]).load()
-    tokens = tokens_method().load() if loaded.tokens_config is not None else None
 
     def attach(bundle: Any) -> Any:
         # No seed: a start that is computed from values has none here.
-        return attach_all(bundle, method, loaded.method_config, tokens, loaded.tokens_config, None)
+        return attach_all(bundle, method, loaded.method_config, loaded.beside, None)
 
     longest = max(material.seconds)
     passes = [Pass(min(train.batch_size, material.clips), longest)]

@@ -20,7 +20,7 @@ from tunesmith.families._bundle import Bundle
 from tunesmith.formats.adapter import check_base, find_adapter, read_state
 from tunesmith.methods._adapter import Adapter
 from tunesmith.methods._together import attach_all
-from tunesmith.registry import plugin, tokens_method
+from tunesmith.registry import plugin
 from tunesmith.training.checkpoint import Checkpoints, is_full_disk
 from tunesmith.training.guards import (
     anywhere,
@@ -194,7 +194,7 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
     if config.watch and snapshot is None:
         event("phase", {"name": "looking through the data"})
         found_before = data_findings(loaded, sides["train"])
-    starts_as_base = method.spec["identity_at_start"] and loaded.tokens_config is None
+    starts_as_base = method.spec["identity_at_start"] and not loaded.beside
     before = {}
     if snapshot is None and not starts_as_base:
         before = base_losses(config, sides, bundle, dtype, stop, event, anchor)
@@ -202,8 +202,7 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
         bundle,
         method.load(),
         loaded.method_config,
-        tokens_method().load() if loaded.tokens_config is not None else None,
-        loaded.tokens_config,
+        loaded.beside,
         config.seed,
     )
     # Encoded now, with the adapter on: a caption may hold a token that the base does not know.

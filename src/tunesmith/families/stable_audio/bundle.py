@@ -55,6 +55,8 @@ class StableAudioBundle(Bundle):
     family = "stable_audio"
     module: StableAudioLoss
     draws_noise = True
+    inpainting = "widened"
+    input_place = ("transformer", "proj_in")
     # The frequencies of a Fourier embedding, which diffusers keeps as a parameter, and those of a time
     # that is 0 in every clip.
     fixed = frozenset(
@@ -111,6 +113,7 @@ class StableAudioBundle(Bundle):
             "conditioner": parts["projection_model"],
         }
         self.sites = _sites(transformer, text)
+        self.input_sizes = (int(transformer.config.in_channels), self.sites[0].width)
         self._quiet_frame: Tensor | None = None
 
     @property

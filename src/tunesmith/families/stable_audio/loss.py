@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor
 
 from tunesmith.families._bundle import LossModule
+from tunesmith.families._inpainting import WidenedInput, told_of
 from tunesmith.objectives import v_prediction
 from tunesmith.objectives.noise import noise_like
 from tunesmith.objectives.timesteps import timesteps
@@ -19,6 +21,7 @@ from tunesmith.types import Batch, Loss
 TERM = "velocity"
 
 
+@dataclass(frozen=True, slots=True)
 class Conditions:
     """What the transformer is told of a row.
 
@@ -26,10 +29,14 @@ class Conditions:
         states: ``[B, S + 2, D]`` projected words, then where the sound begins and where it ends.
         mask: ``[B, 1, 1, S']`` to be added to the logits of cross-attention; None for all seen.
         timing: ``[B, 1, 2·D]`` begin and end once more, put before the latents.
+        given: ``[B, T, C + 1]`` what is given of the sound, for a model whose input was widened; None
+            for nothing.
     """
 
-    def __init__(self, states: Tensor, mask: Tensor | None, timing: Tensor) -> None:
-        self.states, self.mask, self.timing = states, mask, timing
+    states: Tensor
+    mask: Tensor | None
+    timing: Tensor
+    given: Tensor | None = None
 
 
 class StableAudioLoss(LossModule):
@@ -106,6 +113,10 @@ class StableAudioLoss(LossModule):
 
     def velocity(self, noisy: Tensor, t: Tensor, told: Conditions) -> Tensor:
         """What the transformer says of ``[B, C, T]`` at times t ``[B]`` (or one for all, ``[1]``)."""
+        first = self.transformer.proj_in
+        if isinstance(first, WidenedInput):
+            nothing = noisy.new_zeros((*noisy.shape[::2], noisy.shape[1] + 1))
+            first.told = nothing if told.given is None else told.given
         return self.transformer(
             noisy.to(_dtype(self.transformer)),
             t,
@@ -132,16 +143,27 @@ class StableAudioLoss(LossModule):
         t = timesteps(batch.seeds).to(data.device)
         noise = noise_like(data, batch.seeds)
         told = self.conditions(batch.text, batch.frames / self.frame_rate_hz)
+        given = self._given(batch)
+        if given is not None:
+            told = replace(told, given=told_of(data, given))
         predicted = self.velocity(v_prediction.add_noise(data, noise, t), t, told)
         wanted = v_prediction.target(data, noise, t)
         total, _ = velocity_loss(predicted, wanted, self._learned(batch))
         return {TERM: (total, self.count(batch)[TERM])}
 
+    def _given(self, batch: Batch) -> Tensor | None:
+        """``[B, T]``, true where a frame is shown without noise; None where none ever is."""
+        if self.holes is None:
+            return None
+        return self.holes.given(batch.seeds, batch.frames, batch.codes.shape[-1])
+
     def _learned(self, batch: Batch) -> Tensor:
-        return valid_frames(batch.frames + self.tail, batch.codes.shape[-1])
+        learned = valid_frames(batch.frames + self.tail, batch.codes.shape[-1])
+        given = self._given(batch)
+        return learned if given is None else learned & ~given
 
     def count(self, batch: Batch) -> Mapping[str, Tensor]:
-        return {TERM: (batch.frames + self.tail).clamp(max=batch.codes.shape[-1]).float()}
+        return {TERM: self._learned(batch).sum(dim=1).float()}
 
 
 def _dtype(module: Any) -> torch.dtype:

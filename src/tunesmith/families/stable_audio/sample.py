@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from tunesmith.errors import Stopped
+from tunesmith.families._inpainting import told_of
 from tunesmith.objectives import v_prediction
 from tunesmith.objectives.noise import noise_like
 
@@ -95,6 +96,9 @@ def sample(
         scheduler.set_begin_index(begin)
     if hasattr(scheduler, "noise_sampler"):
         scheduler.noise_sampler = _brownian(x, scheduler.config, seeds)
+    if held is not None and held.keep is not None:
+        given = told_of(latents, held.keep.to(device))
+        told = replace(told, given=torch.cat([given, given]) if guided else given)
     for index in range(begin, len(times)):
         if number := should_stop():
             raise Stopped(number, "stopped while generating")

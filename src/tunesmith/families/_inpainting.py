@@ -1,0 +1,56 @@
+"""The seam through which a model that makes sound from noise is told what of a sound is given.
+
+Some models have an input of their own for it. For others the first linear is widened by the given
+latents and by a mask that says where they are (Rombach et al. 2022, arXiv:2112.10752, section 4.5, do
+so for images); the new weights begin at zero, so the widened model begins as the base exactly.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class WidenedInput(nn.Module):
+    """y = inner(x) + s·W·[given, mask], in the place of the linear that takes the noisy latents.
+
+    Args:
+        inner: that linear.
+        channels: C, of the latents.
+        width: D, of what ``inner`` gives.
+
+    Attributes:
+        told: ``[B, T, C + 1]`` for the next call: given latents, zero where there are none, and a mask
+            that is 1 where there are. Set by the family before each pass. None is the base.
+        strength: s.
+    """
+
+    def __init__(self, inner: nn.Module, channels: int, width: int, device: torch.device) -> None:
+        super().__init__()
+        self.inner = inner
+        self.extra = nn.Parameter(torch.zeros(width, channels + 1, device=device))
+        self.told: Tensor | None = None
+        self.strength = 1.0
+
+    @property
+    def weight(self) -> Tensor:
+        """The wrapped linear's, which some models look at."""
+        return self.inner.weight  # type: ignore[return-value]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, T, C]`` to ``[B, T, D]``."""
+        y = self.inner(x)
+        if self.told is None or self.strength == 0:
+            return y
+        more = F.linear(self.told.to(self.extra.dtype), self.extra)
+        return y + (self.strength * more).to(y.dtype)
+
+
+def told_of(latents: Tensor, given: Tensor) -> Tensor:
+    """``[B, T, C + 1]`` of latents ``[B, C, T]`` and where they are given, ``[B, T]``."""
+    mask = given[..., None].to(latents.dtype)
+    return torch.cat([latents.transpose(1, 2) * mask, mask], dim=-1)
+
+
+__all__ = ["WidenedInput", "told_of"]

@@ -1,0 +1,284 @@
+"""Holes in a recording filled: ``Source.spans`` are made anew, all else stays as it is.
+
+With a base whose family has an input for given sound, or can hold frames to it while sampling, this
+needs no training. ``task: {name: inpaint}`` beside a method adapts the base: it then trains on sounds
+with holes, and where the family has no input for what is given, one is added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from tunesmith.errors import Fault, UserError, did_you_mean
+from tunesmith.families._bundle import Bundle
+from tunesmith.families._inpainting import WidenedInput
+from tunesmith.methods._adapter import Adapter, State, frozen, match_keys, not_mergeable
+from tunesmith.objectives.holes import KINDS, Holes
+from tunesmith.tasks.generate import Take, check_details
+from tunesmith.types import Audio, Details, GenerationSettings, Source
+
+SPEC = {
+    "summary": "holes in a recording filled; `task: {name: inpaint}` trains a base for it",
+    "trains": True,
+    "not_linear": "its input for the given sound is no part of the base's layout",
+}
+
+FADE_S = 0.01
+"""Seconds on either side of a hole over which the recording and what is new are faded into each other."""
+
+_COMPONENT = "inpaint_input"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Settings of ``task: inpaint``.
+
+    Attributes:
+        masks: what is missing while it trains: span (a stretch inside), tail (all from a point on).
+        plain: share of examples of which nothing is given, so that text alone goes on to suffice.
+    """
+
+    masks: tuple[str, ...] = KINDS
+    plain: float = 0.1
+
+
+# --- training ---
+
+
+def check(bundle: Bundle, config: Config) -> list[Fault]:
+    """What is wrong with these settings on this base."""
+    faults = []
+    if not bundle.inpainting:
+        faults.append(
+            Fault(
+                "task.name",
+                f"family {bundle.family} cannot learn to fill holes: {bundle.no_inpainting}",
+                "use a base that makes sound from noise",
+            )
+        )
+    for name in config.masks:
+        if name not in KINDS:
+            faults.append(Fault("task.masks", f"no mask '{name}'", did_you_mean(name, KINDS)))
+    if not config.masks:
+        faults.append(Fault("task.masks", "there is none", f"usual: {list(KINDS)}"))
+    if not 0 <= config.plain < 1:
+        faults.append(Fault("task.plain", f"{config.plain} is not in 0..1", "usual: 0.1"))
+    return faults
+
+
+def parameter_count(bundle: Bundle, config: Config) -> int:
+    """New weights of the widened input: D·(C + 1); none where the family has an input of its own."""
+    if bundle.inpainting != "widened":
+        return 0
+    channels, width = bundle.input_sizes
+    return width * (channels + 1)
+
+
+def attach(bundle: Bundle, config: Config, seed: int | None = 0) -> InpaintAdapter:
+    """Let the loss show sounds with holes, and widen the input where need be.
+
+    ``seed`` is unused: new weights are zero.
+
+    Raises:
+        UserError: the family cannot.
+    """
+    if faults := check(bundle, config):
+        raise UserError(f"{faults[0].key}: {faults[0].message}", faults[0].mend)
+    return InpaintAdapter(bundle, config)
+
+
+class InpaintAdapter(Adapter):
+    """Holes in what the loss shows, and the weights that hear what is given around them."""
+
+    method = "inpaint"
+    linear = False
+
+    def __init__(self, bundle: Bundle, config: Config) -> None:
+        self.config = config
+        self._module: Any = bundle.module
+        self._module.holes = Holes(config.masks, config.plain)
+        self._layer: WidenedInput | None = None
+        if bundle.inpainting == "widened":
+            component, path = bundle.input_place
+            place, _, self._last = path.rpartition(".")
+            self._holder: nn.Module = bundle.components[component].get_submodule(place)
+            inner = getattr(self._holder, self._last)
+            self._layer = WidenedInput(inner, *bundle.input_sizes, bundle.device)
+            setattr(self._holder, self._last, self._layer)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return {} if self._layer is None else {f"{_COMPONENT}/weight": self._layer.extra}
+
+    def state(self) -> State:
+        if self._layer is None:
+            return {}
+        return {_COMPONENT: {"weight": self._layer.extra.detach().cpu().clone()}}
+
+    def load_state(self, state: State) -> None:
+        mine = self.state()
+        for component in sorted(mine.keys() | state.keys()):
+            match_keys(component, mine.get(component, {}), state.get(component, {}))
+        if self._layer is not None:
+            self._layer.extra.data.copy_(state[_COMPONENT]["weight"])
+
+    def set_strength(self, strength: float) -> None:
+        if self._layer is not None:
+            self._layer.strength = float(strength)
+
+    def merge(self) -> None:
+        raise not_mergeable("a base that was taught to fill holes", SPEC)
+
+    def detach(self) -> None:
+        frozen(self.parameters().values())
+        self._module.holes = None
+        if self._layer is not None:
+            setattr(self._holder, self._last, self._layer.inner)
+            self._layer = None
+
+
+# --- filling ---
+
+
+def check_spans(spans: Sequence[tuple[float, float]], duration_s: float) -> None:
+    """Raise :class:`UserError` for holes that a recording of this length cannot have."""
+    if not spans:
+        raise UserError("no span to make anew", "give one, such as 3.0:5.5")
+    for begin, end in spans:
+        if not 0 <= begin < end:
+            raise UserError(f"{begin:g}:{end:g} is no span", "give BEGIN:END in seconds")
+        if begin >= duration_s or end > duration_s + 0.01:
+            raise UserError(
+                f"the span {begin:g}:{end:g} reaches beyond the recording ({duration_s:.2f} s)",
+                "give one inside of it; what comes after it is made with --continue",
+            )
+
+
+def inpaint(
+    bundle: Bundle,
+    prompt: str,
+    audio: Audio,
+    spans: Sequence[tuple[float, float]],
+    *,
+    seed: int = 0,
+    count: int = 1,
+    settings: GenerationSettings | None = None,
+    batch_size: int = 8,
+    should_stop: Callable[[], int] = lambda: 0,
+    details: Details | None = None,
+) -> Iterator[Take]:
+    """Make spans of a recording anew; take i has the seed ``seed + i``.
+
+    Outside of the spans the samples come back as they were given, but for a fade of ``FADE_S`` at
+    each of their ends. Of a recording longer than the base hears, the part around the spans is
+    listened to.
+
+    Args:
+        bundle: the base, with an adapter attached or not.
+        prompt: what is to sound there.
+        audio: the recording, at the base's rate.
+        spans: ``(begin, end)`` in seconds.
+        seed: seed of the first take.
+        count: takes.
+        settings: sampling.
+        batch_size: takes at a time.
+        should_stop: polled often; non-zero raises ``errors.Stopped``.
+        details: as of :func:`tunesmith.tasks.generate.generate`.
+
+    Raises:
+        UserError: spans that the recording does not have, or that reach further than the base hears.
+    """
+    check_details(bundle, details)
+    spans = sorted((float(begin), float(end)) for begin, end in spans)
+    check_spans(spans, audio.duration_s)
+    first, heard = _around(bundle, audio, spans)
+    offset_s = first / audio.sample_rate_hz
+    inside = tuple(
+        (begin - offset_s, min(end - offset_s, heard.duration_s)) for begin, end in spans
+    )
+    source = Source(heard, inside)
+    seeds = [seed + take for take in range(count)]
+    for start in range(0, count, batch_size):
+        some = seeds[start : start + batch_size]
+        made = bundle.remake_codes(
+            [prompt] * len(some),
+            [source] * len(some),
+            some,
+            settings or bundle.sampling,
+            should_stop,
+            [details] * len(some) if details else None,
+        )
+        for one, codes in zip(some, made, strict=True):
+            new = bundle.decode_audio(codes)
+            yield Take(prompt, one, pasted(audio, new, first, spans))
+
+
+def _around(
+    bundle: Bundle, audio: Audio, spans: Sequence[tuple[float, float]]
+) -> tuple[int, Audio]:
+    """The part of a recording that is listened to: its first sample, and itself."""
+    rate = audio.sample_rate_hz
+    most = int(bundle.max_s * rate + 1e-6)
+    if audio.samples.shape[1] <= most:
+        return 0, audio
+    begin, end = round(spans[0][0] * rate), round(spans[-1][1] * rate)
+    if end - begin >= most:
+        raise UserError(
+            f"the spans reach over {(end - begin) / rate:.1f} s, '{bundle.name}' hears {bundle.max_s:g} s",
+            "make them anew one after the other",
+        )
+    first = min(max(0, (begin + end - most) // 2), audio.samples.shape[1] - most)
+    return first, Audio(audio.samples[:, first : first + most], rate)
+
+
+def pasted(
+    audio: Audio,
+    new: Audio,
+    first: int,
+    spans: Sequence[tuple[float, float]],
+    fade_s: float = FADE_S,
+) -> Audio:
+    """A recording with spans of another laid over it, faded in and out just outside of them.
+
+    Args:
+        audio: the recording.
+        new: what is laid over it.
+        first: the sample of ``audio`` at which ``new`` begins.
+        spans: in seconds of ``audio``.
+        fade_s: length of a fade.
+    """
+    rate, length = audio.sample_rate_hz, audio.samples.shape[1]
+    share = np.zeros(length, np.float32)  # of what is new
+    ramp = max(1, round(fade_s * rate))
+    for begin_s, end_s in spans:
+        begin, end = round(begin_s * rate), min(round(end_s * rate), length)
+        rise = np.clip((np.arange(length) - (begin - ramp)) / ramp, 0, 1)
+        fall = np.clip(((end - 1 + ramp) - np.arange(length)) / ramp, 0, 1)
+        share = np.maximum(share, np.minimum(rise, fall).astype(np.float32))
+    stop = min(length, first + new.samples.shape[1])
+    laid = audio.samples.copy()
+    part = share[first:stop]
+    laid[:, first:stop] = (
+        audio.samples[:, first:stop] * (1 - part) + new.samples[:, : stop - first] * part
+    )
+    untouched = share == 0  # exactly what was given, also where it is beyond -1..1
+    laid[:, untouched] = audio.samples[:, untouched]
+    return Audio(laid, rate)
+
+
+__all__ = [
+    "FADE_S",
+    "SPEC",
+    "Config",
+    "InpaintAdapter",
+    "attach",
+    "check",
+    "check_spans",
+    "inpaint",
+    "parameter_count",
+    "pasted",
+]

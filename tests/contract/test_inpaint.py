@@ -1,0 +1,198 @@
+"""A base taught to fill holes: it begins as the base, hears what is given, and is taken off again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cells import Variant, bits, close, example, losses, mixed, noise, same_bits, shaken, variants
+
+from tunesmith.errors import UserError
+from tunesmith.families._bundle import Bundle
+from tunesmith.formats.adapter import load_adapter, read_card, save_adapter
+from tunesmith.methods import lora
+from tunesmith.methods._together import Beside, attach_all
+from tunesmith.tasks import inpaint
+from tunesmith.tasks.edit import edit
+from tunesmith.training.selftest import overfit
+from tunesmith.types import GenerationSettings, Source
+
+DETAILS = {"step": 1, "steps": 1, "metrics": {}}
+SOME = [variant for variant in variants() if variant.make().inpainting]
+NONE = [variant for variant in variants() if not variant.make().inpainting]
+ABLE = pytest.mark.parametrize("variant", SOME, ids=str)
+
+
+def attached(bundle: Bundle, **settings: Any) -> Any:
+    config = inpaint.Config(**settings)
+    return attach_all(
+        bundle, lora, lora.Config(rank=4), [Beside("task", "inpaint", inpaint, config)], 0
+    )
+
+
+@ABLE
+def test_it_begins_as_the_base(variant: Variant):
+    """With nothing given, and where the input was widened also with holes: the new weights are zero."""
+    bundle = variant.make()
+    batch = bundle.collate(mixed(bundle), [1, 2, 3])
+    before = losses(bundle, batch)
+    settings = GenerationSettings(guidance=3.0)
+    takes = bundle.generate_codes(["a"], 0.4, [1], settings)
+    adapter = attached(bundle, plain=0.999999)
+    close(losses(bundle, batch), before, 1e-5)
+    again = bundle.generate_codes(["a"], 0.4, [1], settings)
+    torch.testing.assert_close(again[0], takes[0], rtol=1e-4, atol=1e-4)
+    count = inpaint.parameter_count(bundle, inpaint.Config())
+    assert count == sum(p.numel() for p in adapter.others[0].parameters().values())
+
+
+@ABLE
+def test_only_what_is_missing_is_learned(variant: Variant):
+    bundle = variant.make()
+    batch = bundle.collate(mixed(bundle), [1, 2, 3])
+    whole = {name: count.clone() for name, count in bundle.module.count(batch).items()}
+    attached(bundle, plain=0.0)
+    with torch.no_grad():
+        terms = bundle.module(batch)
+    for name, (total, count) in terms.items():
+        assert torch.equal(count, bundle.module.count(batch)[name])
+        assert bool((count >= 1).all())
+        assert bool((count < whole[name]).all())
+        assert bool(torch.isfinite(total).all())
+
+
+@ABLE
+def test_what_is_given_is_heard(variant: Variant):
+    """One clip of three is told by its beginning alone: trained, the hole is filled with its end."""
+    bundle = variant.make()
+    adapter = attached(bundle, plain=0.0, masks=("tail",))
+    clip = example(bundle, 0.8, "a certain noise")
+    found, _ = overfit(bundle, adapter, clip, lr=1e-2, steps=60, limit_s=1e9, target=-1.0)
+    assert np.mean(found[-10:]) < 0.9 * np.mean(found[:10])
+    moved = [p for p in adapter.others[0].parameters().values() if bool(p.detach().any())]
+    assert len(moved) == len(adapter.others[0].parameters())
+    adapter.set_strength(1.0)
+    bundle.module.eval()
+    # What is given changes what is said of the hole.
+    settings = GenerationSettings(guidance=1.0)
+    sources = [Source(noise(bundle, 0.8, seed=seed), spans=((0.4, 0.8),)) for seed in (3, 4)]
+    one, other = bundle.remake_codes(["x", "x"], sources, [5, 5], settings)
+    half = one.shape[-1] // 2
+    assert not torch.allclose(one[:, half + 1 :], other[:, half + 1 :], atol=1e-3)
+
+
+@ABLE
+def test_saved_loaded_and_taken_off(variant: Variant, tmp_path: Path):
+    bundle = variant.make()
+    before = bits(bundle)
+    adapter = shaken(attached(bundle))
+    save_adapter(tmp_path, adapter, bundle, DETAILS)
+    card = read_card(tmp_path)
+    assert card["task"]["name"] == "inpaint"
+    assert card["method"]["name"] == "lora"
+    assert not card["linear"]
+    for parameter in adapter.parameters().values():
+        parameter.requires_grad_(False)
+    batch = bundle.collate(mixed(bundle), [1, 2, 3])
+    wanted = losses(bundle, batch)
+    fresh = variant.make()
+    load_adapter(tmp_path, fresh)
+    same = losses(fresh, fresh.collate(mixed(fresh), [1, 2, 3]))
+    assert all(torch.equal(same[name], wanted[name]) for name in wanted)
+    with pytest.raises(UserError, match="cannot be merged"):
+        adapter.merge()
+    adapter.detach()
+    same_bits(bits(bundle), before)
+    assert bundle.module.holes is None
+
+
+@ABLE
+def test_samples_outside_of_the_holes_come_back_as_they_were(variant: Variant):
+    bundle = variant.make()
+    audio = noise(bundle, 1.0, seed=1)
+    rate = bundle.sample_rate_hz
+    takes = list(inpaint.inpaint(bundle, "x", audio, [(0.3, 0.5), (0.7, 0.8)], seed=4, count=2))
+    assert [take.seed for take in takes] == [4, 5]
+    for take in takes:
+        assert take.audio.samples.shape == audio.samples.shape
+        fade = round(inpaint.FADE_S * rate) + 1
+        outside = np.ones(audio.samples.shape[1], bool)
+        for begin, end in ((0.3, 0.5), (0.7, 0.8)):
+            outside[round(begin * rate) - fade : round(end * rate) + fade] = False
+        assert outside.sum() > 0.5 * rate
+        assert np.array_equal(take.audio.samples[:, outside], audio.samples[:, outside])
+        inside = slice(round(0.3 * rate), round(0.5 * rate))
+        apart = np.abs(take.audio.samples[:, inside] - audio.samples[:, inside])
+        assert apart.mean() > 0.01
+    assert not np.array_equal(takes[0].audio.samples, takes[1].audio.samples)
+
+
+@ABLE
+def test_a_long_recording_is_heard_around_its_hole(variant: Variant):
+    bundle = variant.make()
+    rate = bundle.sample_rate_hz
+    audio = noise(bundle, bundle.max_s + 1.5, seed=1)
+    hole = (bundle.max_s + 0.2, bundle.max_s + 0.5)
+    (take,) = inpaint.inpaint(bundle, "x", audio, [hole])
+    assert take.audio.samples.shape == audio.samples.shape
+    different = np.flatnonzero((take.audio.samples != audio.samples).any(axis=0))
+    fade = inpaint.FADE_S * rate + 1
+    assert different.min() >= hole[0] * rate - fade
+    assert different.max() <= hole[1] * rate + fade
+    with pytest.raises(UserError, match="one after the other"):
+        next(inpaint.inpaint(bundle, "x", audio, [(0.0, bundle.max_s + 0.5)]))
+
+
+@ABLE
+def test_edits_go_by_degrees(variant: Variant):
+    bundle = variant.make()
+    audio = noise(bundle, 0.8, seed=1)
+    codec = bundle.decode_audio(bundle.encode_audio(audio)).samples
+    apart = []
+    for change in (0.0, 0.5, 1.0):
+        (take,) = edit(bundle, ["x"], audio, change, seed=2)
+        assert take.audio.samples.shape == audio.samples.shape
+        apart.append(np.abs(take.audio.samples - codec[:, : audio.samples.shape[1]]).mean())
+    assert apart[0] < 1e-5
+    assert apart[0] < apart[1]
+    assert apart[0] < apart[2]
+    with pytest.raises(UserError, match="a change of"):
+        next(edit(bundle, ["x"], audio, 1.5))
+
+
+@pytest.mark.parametrize(
+    "spans", [[], [(0.5, 0.4)], [(-0.1, 0.2)], [(0.5, 5.0)], [(2.0, 3.0)]], ids=str
+)
+def test_spans_that_a_recording_does_not_have(spans: list[tuple[float, float]]):
+    with pytest.raises(UserError, match="span"):
+        inpaint.check_spans(spans, 1.0)
+
+
+@pytest.mark.parametrize("variant", NONE, ids=str)
+def test_a_family_that_cannot_says_why(variant: Variant):
+    bundle = variant.make()
+    (fault,) = inpaint.check(bundle, inpaint.Config())
+    assert fault.key == "task.name"
+    with pytest.raises(UserError, match="holes"):
+        attached(bundle)
+    audio = noise(bundle, 0.8, seed=1)
+    with pytest.raises(UserError, match="left to right"):
+        next(inpaint.inpaint(bundle, "x", audio, [(0.2, 0.4)]))
+    with pytest.raises(UserError, match="left to right"):
+        next(edit(bundle, ["x"], audio, 0.5))
+
+
+@pytest.mark.parametrize("variant", NONE, ids=str)
+def test_a_hole_that_reaches_the_end_is_a_continuation(variant: Variant):
+    bundle = variant.make()
+    audio = noise(bundle, 0.8, seed=1)
+    source = Source(audio, spans=((0.4, 0.8),))
+    (found,) = bundle.remake_codes(["x"], [source], [3], bundle.sampling)
+    given = bundle.encode_audio(audio)
+    assert found.shape == given.shape
+    known = round(0.4 * bundle.frame_rate_hz)
+    cut = type(audio)(audio.samples[:, : round(0.4 * audio.sample_rate_hz)], audio.sample_rate_hz)
+    assert torch.equal(found[:, :known].long(), bundle.encode_audio(cut)[:, :known].long())
