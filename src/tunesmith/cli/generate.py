@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from tunesmith.tasks.generate import Take
 
 
 def generate(
@@ -36,6 +41,31 @@ def generate(
     continue_from: Annotated[
         Path | None, typer.Option("--continue", help="A recording to go on from.")
     ] = None,
+    inpaint_in: Annotated[
+        Path | None,
+        typer.Option("--inpaint", help="A recording whose --span is made anew; the rest stays."),
+    ] = None,
+    span: Annotated[
+        list[str] | None,
+        typer.Option(help="BEGIN:END in seconds of --inpaint; several make several holes."),
+    ] = None,
+    edit_in: Annotated[
+        Path | None, typer.Option("--edit", help="A recording to make anew by degrees.")
+    ] = None,
+    change: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="How far --edit goes: 0 stays, 1 keeps nothing of it."),
+    ] = 0.6,
+    detail: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=VALUE beside the prompt, where the base listens to it: lyrics=FILE or text, "
+            "language=en, bpm=120, key='C major'."
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Sampling steps of a diffusion base.")
+    ] = None,
     guidance: Annotated[
         float | None,
         typer.Option(
@@ -62,30 +92,15 @@ def generate(
     kind: Annotated[str, typer.Option("--format", help="wav or flac.")] = "wav",
 ) -> None:
     """Generate sound from text, with or without an adapter."""
-    from tunesmith.errors import UserError
-    from tunesmith.formats.sound import FORMATS
-
-    try:
-        strengths = [float(part) for part in strength.split(",")]
-    except ValueError:
-        raise UserError(f"--strength {strength}: not numbers", "give e.g. 0.8 or 0,0.5,1") from None
-    if kind not in FORMATS:
-        raise UserError(f"--format {kind}: unknown", f"give {' or '.join(FORMATS)}")
-    if not adapter and strengths != [1.0]:
-        raise UserError("--strength without --adapter", "give the adapter whose strength it is")
-
-    if quantize not in ("none", "nf4"):
-        raise UserError(f"--quantize {quantize}: unknown", "give nf4 or none")
-
     from tunesmith.api import open as open_model
     from tunesmith.cli._named import name_and_weight
-    from tunesmith.data.encode import read_audio
+    from tunesmith.errors import UserError
     from tunesmith.formats.adapter import card_hash
     from tunesmith.formats.sound import write_sound
-    from tunesmith.tasks.generate import check_duration
-    from tunesmith.tasks.generate import generate as run
     from tunesmith.training.signals import StopFlag
 
+    strengths = _strengths(strength, bool(adapter), kind, quantize)
+    made_from = _source(continue_from, inpaint_in, edit_in, span)
     model = open_model(base, quantize="" if quantize == "none" else quantize)
     bundle = model.bundle
     typer.echo(f"base {bundle.name} ({bundle.base_hash[:12]})", err=True)
@@ -99,38 +114,150 @@ def generate(
         typer.echo(f"{weighed}adapter {folder} ({card_hash(folder)[:12]})", err=True)
     model.select(weights)
     alone = next(iter(weights.values())) if len(weights) == 1 else 1.0
-    continued = None
-    if continue_from is not None:
-        if not continue_from.is_file():
-            raise UserError(f"--continue {continue_from}: no such file", "give a recording")
-        continued = read_audio(continue_from, bundle.sample_rate_hz, bundle.channels, bundle.max_s)
-    check_duration(bundle, seconds, continued.duration_s if continued else 0.0)
-    given = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-    settings = replace(bundle.sampling, **{k: v for k, v in given.items() if v is not None})
+    given = {
+        "guidance": guidance,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "steps": steps,
+    }
+    asked = {name: value for name, value in given.items() if value is not None}
+    if unused := [name for name in asked if name not in bundle.settings]:
+        raise UserError(
+            f"--{unused[0].replace('_', '-')} means nothing to '{bundle.name}'",
+            f"it listens to: {', '.join(bundle.settings)}",
+        )
+    settings = replace(bundle.sampling, **asked)
+    details = _details(detail or [])
     with StopFlag() as stop:
+        run = _task(bundle, prompts, made_from, seconds, change)
         for level in strengths:
             model.set_strength(level * alone)
             takes = run(
-                bundle,
-                prompts,
-                duration_s=seconds,
-                seed=seed,
-                count=count,
-                settings=settings,
-                continued=continued,
-                should_stop=stop,
+                seed=seed, count=count, settings=settings, should_stop=stop, details=details
             )
             for number, take in enumerate(takes):
                 made_of = {
                     "prompt": take.prompt,
                     "seed": take.seed,
-                    "seconds": seconds,
+                    "seconds": take.audio.duration_s if made_from else seconds,
                     **model.origin,
                     "strength": level * alone if weights else None,
-                    **asdict(settings),
-                    "continues": continue_from.name if continue_from else None,
+                    **{name: getattr(settings, name) for name in bundle.settings},
+                    **details,
+                    **({f"{made_from.verb}s": made_from.file.name} if made_from else {}),
+                    **({"spans": made_from.spans} if made_from and made_from.spans else {}),
+                    **({"change": change} if edit_in else {}),
                 }
                 part = f"-strength{level:g}" if len(strengths) > 1 else ""
                 path = out / f"{number // count:02d}-seed{take.seed}{part}.{kind}"
                 write_sound(path, take.audio, made_of)
                 typer.echo(path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """The recording that takes are made from: what is done with it, which file, which holes."""
+
+    verb: str
+    file: Path
+    spans: tuple[tuple[float, float], ...] = ()
+
+
+def _strengths(strength: str, adapted: bool, kind: str, quantize: str) -> list[float]:
+    """The levels asked for; what the words alone tell to be wrong is refused here."""
+    from tunesmith.errors import UserError
+    from tunesmith.formats.sound import FORMATS
+
+    try:
+        strengths = [float(part) for part in strength.split(",")]
+    except ValueError:
+        raise UserError(f"--strength {strength}: not numbers", "give e.g. 0.8 or 0,0.5,1") from None
+    if kind not in FORMATS:
+        raise UserError(f"--format {kind}: unknown", f"give {' or '.join(FORMATS)}")
+    if not adapted and strengths != [1.0]:
+        raise UserError("--strength without --adapter", "give the adapter whose strength it is")
+    if quantize not in ("none", "nf4"):
+        raise UserError(f"--quantize {quantize}: unknown", "give nf4 or none")
+    return strengths
+
+
+def _source(
+    continued: Path | None, inpainted: Path | None, edited: Path | None, spans: list[str] | None
+) -> _Source | None:
+    from tunesmith.errors import UserError
+
+    given = {"continue": continued, "inpaint": inpainted, "edit": edited}
+    found = [(verb, file) for verb, file in given.items() if file is not None]
+    if len(found) > 1:
+        verbs = " and ".join(f"--{verb}" for verb, _ in found)
+        raise UserError(f"{verbs} at once", "give one of them")
+    if spans and inpainted is None:
+        raise UserError("--span without --inpaint", "give the recording that has the hole")
+    if not found:
+        return None
+    (verb, file) = found[0]
+    if not file.is_file():
+        raise UserError(f"--{verb} {file}: no such file", "give a recording")
+    if verb != "inpaint":
+        return _Source(verb, file)
+    if not spans:
+        raise UserError("--inpaint without --span", "say what is made anew: --span 3.0:5.5")
+    holes = []
+    for word in spans:
+        begin, colon, end = word.partition(":")
+        try:
+            holes.append((float(begin), float(end)))
+        except ValueError:
+            colon = ""
+        if not colon:
+            raise UserError(f"--span {word}: not BEGIN:END", "give seconds, such as 3.0:5.5")
+    return _Source(verb, file, tuple(holes))
+
+
+def _details(words: list[str]) -> dict[str, Any]:
+    """``NAME=VALUE`` words; a value that names a text file is what it holds."""
+    from tunesmith.errors import UserError
+
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise UserError(f"--detail {word}: not NAME=VALUE", "give e.g. bpm=120")
+        file = Path(value)
+        if name == "lyrics" and len(value) < 200 and file.suffix == ".txt":
+            try:
+                value = file.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(
+                    f"--detail {word}: not readable ({error})", "give a text file"
+                ) from None
+        found[name] = value
+    return found
+
+
+def _task(
+    bundle: Any, prompts: list[str], source: _Source | None, seconds: float, change: float
+) -> Callable[..., Iterator[Take]]:
+    """What is asked of the model, but for seeds and settings."""
+    from tunesmith.data.encode import read_audio
+    from tunesmith.errors import UserError
+    from tunesmith.tasks.edit import edit
+    from tunesmith.tasks.generate import check_duration, generate
+    from tunesmith.tasks.inpaint import inpaint
+
+    if source is None:
+        check_duration(bundle, seconds)
+        return partial(generate, bundle, prompts, duration_s=seconds)
+    if source.verb == "inpaint":
+        if len(prompts) > 1:
+            raise UserError("--inpaint with several prompts", "give the one that is to sound there")
+        # The base hears the part around the holes; the recording may be a whole song, and stays as it is.
+        return partial(
+            inpaint, bundle, prompts[0], read_audio(source.file, None, None, 3600.0), source.spans
+        )
+    audio = read_audio(source.file, bundle.sample_rate_hz, bundle.channels, bundle.max_s)
+    if source.verb == "continue":
+        check_duration(bundle, seconds, audio.duration_s)
+        return partial(generate, bundle, prompts, duration_s=seconds, continued=audio)
+    return partial(edit, bundle, prompts, audio, change)

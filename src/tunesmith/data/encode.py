@@ -40,8 +40,8 @@ def cache_folder() -> Path:
     )
 
 
-def read_audio(path: Path, sample_rate_hz: int, channels: int, max_s: float) -> Audio:
-    """A whole sound file at a given rate; anything beyond ``max_s`` is an error.
+def read_audio(path: Path, sample_rate_hz: int | None, channels: int | None, max_s: float) -> Audio:
+    """A whole sound file at a given rate (None: its own); anything beyond ``max_s`` is an error.
 
     Raises:
         UserError: naming the file and what is wrong with it.
@@ -52,9 +52,10 @@ def read_audio(path: Path, sample_rate_hz: int, channels: int, max_s: float) -> 
             path, sample_rate_hz=sample_rate_hz, channels=channels, limits=limits
         ) as recording:
             samples = np.concatenate(list(recording.blocks())).T
+            rate_hz = recording.sample_rate_hz
     except BadRecording as error:
         raise UserError(f"{path}: {error}", "replace or remove it") from None
-    return Audio(np.ascontiguousarray(samples, dtype=np.float32), sample_rate_hz)
+    return Audio(np.ascontiguousarray(samples, dtype=np.float32), rate_hz)
 
 
 def _entry(kind: str, *parts: object) -> Path:

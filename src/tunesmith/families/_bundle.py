@@ -63,6 +63,7 @@ class Bundle(ABC):
         family: name of the family.
         sample_rate_hz, channels, max_s, frame_rate_hz: of the audio that it takes and gives.
         sampling: how the base is best sampled, where nobody says otherwise.
+        settings: which of :class:`GenerationSettings` mean something to it.
         quantized: format of the frozen linears (``nf4``); empty in full precision.
         columns: columns of a data set, beside the caption, that it is conditioned on; empty for most.
         draws_noise: its loss draws noise and times from ``Batch.seeds``, so that one value of it is a
@@ -89,6 +90,7 @@ class Bundle(ABC):
     max_s: float
     frame_rate_hz: float
     sampling: GenerationSettings = GenerationSettings()
+    settings: tuple[str, ...] = ("guidance", "temperature", "top_k", "top_p")
     quantized: str = ""
     columns: tuple[str, ...] = ()
     draws_noise: bool = False

@@ -122,7 +122,8 @@ def target_paths(bundle: Bundle, config: Config) -> dict[str, list[str]]:
         if site.role not in SPEC["roles"]:
             continue
         paths = [path for short, path in _named(site).items() if short in config.targets]
-        found.setdefault(site.component, []).extend(paths)
+        # Once each: a linear that makes queries, keys and values goes by three names.
+        found.setdefault(site.component, []).extend(dict.fromkeys(paths))
     return {component: paths for component, paths in found.items() if paths}
 
 
@@ -241,7 +242,7 @@ class LoraAdapter(Adapter):
             f"{component}/{name.replace(f'.{_NAME}', '')}": parameter
             for component, tuner in self._tuners.items()
             for name, parameter in tuner.model.named_parameters()
-            if parameter.requires_grad
+            if parameter.requires_grad and "lora_" in name  # others may train beside it
         }
 
     def state(self) -> State:

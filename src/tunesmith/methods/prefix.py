@@ -92,7 +92,7 @@ def _shapes(bundle: Bundle, config: Config) -> dict[str, tuple[int, int, int]]:
         f"{site.component}/{site.attention}": (
             2 * site.heads,
             config.length,
-            _linear(bundle, site).out_features // site.heads,
+            site.head_size or _linear(bundle, site).out_features // site.heads,
         )
         for site in _sites(bundle, config)
     }

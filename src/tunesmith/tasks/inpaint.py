@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import soxr
 from torch import nn
 
 from tunesmith.errors import Fault, UserError, did_you_mean
@@ -174,13 +175,13 @@ def inpaint(
     """Make spans of a recording anew; take i has the seed ``seed + i``.
 
     Outside of the spans the samples come back as they were given, but for a fade of ``FADE_S`` at
-    each of their ends. Of a recording longer than the base hears, the part around the spans is
-    listened to.
+    each of their ends. What is new is brought to the recording's own rate and channels. Of a recording
+    longer than the base hears, the part around the spans is listened to.
 
     Args:
         bundle: the base, with an adapter attached or not.
         prompt: what is to sound there.
-        audio: the recording, at the base's rate.
+        audio: the recording, at any rate.
         spans: ``(begin, end)`` in seconds.
         seed: seed of the first take.
         count: takes.
@@ -200,7 +201,7 @@ def inpaint(
     inside = tuple(
         (begin - offset_s, min(end - offset_s, heard.duration_s)) for begin, end in spans
     )
-    source = Source(heard, inside)
+    source = Source(_converted(heard, bundle.sample_rate_hz, bundle.channels), inside)
     seeds = [seed + take for take in range(count)]
     for start in range(0, count, batch_size):
         some = seeds[start : start + batch_size]
@@ -213,8 +214,18 @@ def inpaint(
             [details] * len(some) if details else None,
         )
         for one, codes in zip(some, made, strict=True):
-            new = bundle.decode_audio(codes)
+            new = _converted(bundle.decode_audio(codes), audio.sample_rate_hz, audio.channels)
             yield Take(prompt, one, pasted(audio, new, first, spans))
+
+
+def _converted(audio: Audio, rate_hz: int, channels: int) -> Audio:
+    """Sound at another rate (soxr, HQ) and in as many channels; fewer are the mean of all."""
+    samples = audio.samples
+    if samples.shape[0] != channels:
+        samples = samples.mean(axis=0, keepdims=True).repeat(channels, axis=0)
+    if audio.sample_rate_hz != rate_hz:
+        samples = soxr.resample(samples.T, audio.sample_rate_hz, rate_hz).T
+    return Audio(np.ascontiguousarray(samples, dtype=np.float32), rate_hz)
 
 
 def _around(

@@ -55,6 +55,7 @@ class StableAudioBundle(Bundle):
     family = "stable_audio"
     module: StableAudioLoss
     draws_noise = True
+    settings = ("guidance", "steps")
     inpainting = "widened"
     input_place = ("transformer", "proj_in")
     # The frequencies of a Fourier embedding, which diffusers keeps as a parameter, and those of a time
