@@ -23,7 +23,7 @@ CONTEXT.set_forkserver_preload(
         "tunesmith.api",
         "tunesmith.cli",
         "tunesmith.cli._progress",
-        "tunesmith.families.musicgen.bundle",
+        "tunesmith.families.musicgen.loading",
         "tunesmith.methods.full",
         "tunesmith.methods.lora",
         "tunesmith.report.run",

@@ -54,7 +54,7 @@ def limits(base: Base) -> tuple[int, int, float]:
 
 def load(base: Base, *, device: Any = "cpu", dtype: Any = None) -> MusicgenBundle:
     """Load a base; ``device="meta"`` gives its modules without weights."""
-    from tunesmith.families.musicgen.bundle import load as load_bundle
+    from tunesmith.families.musicgen.loading import load as load_bundle
 
     return load_bundle(base, device=device, dtype=dtype)
 

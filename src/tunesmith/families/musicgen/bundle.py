@@ -1,42 +1,32 @@
-"""Loading a MusicGen and everything around it: codec, text side, seams, generation."""
+"""A MusicGen and everything around it: codec, text side, generation."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
-    AutoTokenizer,
     EncodecFeatureExtractor,
-    EncodecModel,
-    MusicgenConfig,
     MusicgenForConditionalGeneration,
     MusicgenProcessor,
 )
 from transformers.models.musicgen.modeling_musicgen import MusicgenDecoder, MusicgenDecoderLayer
-from transformers.utils import logging as transformers_logging
 
 from tunesmith.errors import UserError
 from tunesmith.families._attention import make_joinable
-from tunesmith.families._bases import Base, fingerprint
 from tunesmith.families._bundle import Bundle
 from tunesmith.families._tokens import Vocabulary
+from tunesmith.families._transformers import quiet
 from tunesmith.families.musicgen.decode import sample_codes, stepwise_difference
 from tunesmith.families.musicgen.loss import MusicgenLoss
-from tunesmith.types import Audio, Batch, Details, Example, GenerationSettings, Role, Site, Source
-
-# The module that T5's forward calls; ``shared`` has the same weights, and nobody asks it anything.
-_TEXT_TABLE = "encoder.embed_tokens"
+from tunesmith.families.musicgen.sites import TEXT_TABLE, sites_of
+from tunesmith.types import Audio, Batch, Details, Example, GenerationSettings, Source
 
 
 class MusicgenBundle(Bundle):
@@ -91,7 +81,7 @@ class MusicgenBundle(Bundle):
             "decoder": model.decoder,
             "text_encoder": model.text_encoder,
         } | ({"conditioner": model.enc_to_dec_proj} if hasattr(model, "enc_to_dec_proj") else {})
-        self.sites = _sites(model)
+        self.sites = sites_of(model)
 
     @property
     def device(self) -> torch.device:
@@ -103,7 +93,7 @@ class MusicgenBundle(Bundle):
 
     @property
     def text_hash(self) -> str:
-        embedding = self.components["text_encoder"].get_submodule(_TEXT_TABLE)
+        embedding = self.components["text_encoder"].get_submodule(TEXT_TABLE)
         return self._words.fingerprint(self._text_hash, embedding)
 
     @property
@@ -274,7 +264,7 @@ class MusicgenBundle(Bundle):
         model = self.module.model
         model.audio_encoder = self.codec
         try:
-            with _quiet():
+            with quiet():
                 model.save_pretrained(folder)
         finally:
             model.audio_encoder = None
@@ -297,113 +287,9 @@ class MusicgenBundle(Bundle):
             getattr(decoder, f"{word}_checkpointing_disable")()
 
 
-def _sites(model: Any) -> tuple[Site, ...]:
-    width = int(model.decoder.config.hidden_size)
-    heads = int(model.decoder.config.num_attention_heads)
-    found: list[Site] = []
-    attentions: tuple[tuple[Role, str], ...] = (
-        ("self_attention", "self_attn"),
-        ("cross_attention", "encoder_attn"),
-    )
-    for layer in range(int(model.decoder.config.num_hidden_layers)):
-        root = f"model.decoder.layers.{layer}"
-        for role, name in attentions:
-            place = f"{root}.{name}"
-            inputs = {short: f"{place}.{short}_proj" for short in "qkv"}
-            output = f"{place}.out_proj"
-            found.append(Site(role, layer, "decoder", inputs, output, width, place, heads))
-        found.append(
-            Site("feed_forward", layer, "decoder", {"up": f"{root}.fc1"}, f"{root}.fc2", width)
-        )
-    text_width = int(model.text_encoder.config.d_model)
-    found.append(Site("text_embedding", -1, "text_encoder", {"table": _TEXT_TABLE}, "", text_width))
-    if hasattr(model, "enc_to_dec_proj"):
-        found.append(Site("conditioner", -1, "conditioner", {}, "", width))
-    return tuple(found)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The library reports each load at length; what matters of it is checked here instead."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity(logging.ERROR)
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-
-
-def _load_model(base: Base, device: Any, dtype: Any) -> MusicgenForConditionalGeneration:
-    try:
-        with _quiet():
-            loaded: Any = MusicgenForConditionalGeneration.from_pretrained(
-                base.path,
-                dtype=dtype or torch.float32,
-                output_loading_info=True,
-                use_safetensors=True,
-            )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"base '{base.name}' does not load ({first})", "download it again"
-        ) from error
-    model, report = loaded
-    if missing := sorted(report["missing_keys"]):
-        raise UserError(
-            f"base '{base.name}' lacks {len(missing)} tensors ({missing[0]} ...)",
-            "download it again",
-        )
-    return model.to(device)
-
-
-def _load_tokenizer(base: Base) -> Any:
-    # Where there is none, the library makes up an empty one, to which every word is unknown.
-    if not any((base.path / name).is_file() for name in ("tokenizer.json", "spiece.model")):
-        raise UserError(f"base '{base.name}' has no tokenizer.json", "download it again")
-    return AutoTokenizer.from_pretrained(base.path)
-
-
 def _sampling(config: Any) -> GenerationSettings:
     """What a checkpoint's ``generation_config.json`` says of sampling; ours where it says nothing."""
     names = {"guidance_scale": "guidance", "temperature": "temperature"}
     names |= {"top_k": "top_k", "top_p": "top_p"}
     said = {ours: getattr(config, theirs, None) for theirs, ours in names.items()}
     return replace(GenerationSettings(), **{k: v for k, v in said.items() if v is not None})
-
-
-def load(base: Base, *, device: Any = "cpu", dtype: Any = None) -> MusicgenBundle:
-    """Load a MusicGen base; see :func:`tunesmith.families.load`."""
-    if str(device) == "meta":
-        with torch.device("meta"), _quiet():
-            model = MusicgenForConditionalGeneration(MusicgenConfig.from_pretrained(base.path))
-        hashes = {"base_hash": "", "codec_hash": "", "text_hash": ""}
-    else:
-        model = _load_model(base, device, dtype)
-        words = b"".join(file.read_bytes() for file in sorted(base.path.glob("tokenizer*")))
-        text = fingerprint(base.path, "text_encoder.") + hashlib.sha256(words).hexdigest()
-        hashes = {
-            "base_hash": fingerprint(base.path),
-            "codec_hash": fingerprint(base.path, "audio_encoder."),
-            "text_hash": hashlib.sha256(text.encode()).hexdigest(),
-        }
-
-    def load_codec() -> Any:
-        with _quiet():
-            config: Any = MusicgenConfig.from_pretrained(base.path)
-            return EncodecModel.from_pretrained(
-                base.path,
-                config=config.audio_encoder,
-                dtype=torch.float32,
-                key_mapping={r"^audio_encoder\.": ""},
-            )
-
-    return MusicgenBundle(
-        model.requires_grad_(False),
-        _load_tokenizer(base),
-        load_codec,
-        name=base.name,
-        licence=base.licence,
-        max_s=float(base.notes.get("max_s", base.family.spec["max_s"])),
-        **hashes,
-    )

@@ -53,7 +53,7 @@ def limits(base: Base) -> tuple[int, int, float]:
 
 def load(base: Base, *, device: Any = "cpu", dtype: Any = None) -> StableAudioBundle:
     """Load a base; ``device="meta"`` gives its modules without weights."""
-    from tunesmith.families.stable_audio.bundle import load as load_bundle
+    from tunesmith.families.stable_audio.loading import load as load_bundle
 
     return load_bundle(base, device=device, dtype=dtype)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,30 +11,24 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, T5EncoderModel
 
 from tunesmith.errors import UserError
-from tunesmith.families._bases import Base
 from tunesmith.families._bundle import Bundle
-from tunesmith.families._diffusers import folders_hash, load_part, quiet, words_hash
+from tunesmith.families._diffusers import quiet
 from tunesmith.families._tokens import Vocabulary
 from tunesmith.families.stable_audio.attention import make_joinable
 from tunesmith.families.stable_audio.loss import TERM, StableAudioLoss
 from tunesmith.families.stable_audio.sample import Held, sample, stepwise_difference
+from tunesmith.families.stable_audio.sites import TEXT_TABLE, sites_of
 from tunesmith.types import (
     Audio,
     Batch,
     Details,
     Example,
     GenerationSettings,
-    Role,
-    Site,
     Source,
 )
 
-# The module that T5's forward calls; ``shared`` has the same weights, and nobody asks it anything.
-_TEXT_TABLE = "encoder.embed_tokens"
-_PARTS = ("transformer", "projection_model", "text_encoder", "vae")
 _STEPS, _GUIDANCE = 100, 7.0  # the pipeline's own
 _HEARD_AFTER = 16  # frames of silence that a clip is encoded with, as in the window it is shown in
 _APART = 0.5  # latents have about unit variance; of unrelated ones 72 % lie further apart
@@ -113,7 +106,7 @@ class StableAudioBundle(Bundle):
             "text_encoder": text,
             "conditioner": parts["projection_model"],
         }
-        self.sites = _sites(transformer, text)
+        self.sites = sites_of(transformer, text)
         self.input_sizes = (int(transformer.config.in_channels), self.sites[0].width)
         self._quiet_frame: Tensor | None = None
 
@@ -127,7 +120,7 @@ class StableAudioBundle(Bundle):
 
     @property
     def text_hash(self) -> str:
-        embedding = self.components["text_encoder"].get_submodule(_TEXT_TABLE)
+        embedding = self.components["text_encoder"].get_submodule(TEXT_TABLE)
         return self._words.fingerprint(self._text_hash, embedding)
 
     @property
@@ -363,77 +356,3 @@ def _stacked(texts: Sequence[Mapping[str, Tensor]], dropped: Sequence[bool]) -> 
     together = {name: torch.stack([text[name] for text in texts]) for name in texts[0]}
     together["kept"] = torch.tensor([[0 if one else 1] for one in dropped])
     return together
-
-
-def _sites(transformer: Any, text: Any) -> tuple[Site, ...]:
-    config = transformer.config
-    heads = {
-        "attn1": int(config.num_attention_heads),
-        "attn2": int(config.num_key_value_attention_heads),
-    }
-    width = heads["attn1"] * int(config.attention_head_dim)
-    attentions: tuple[tuple[Role, str], ...] = (
-        ("self_attention", "attn1"),
-        ("cross_attention", "attn2"),
-    )
-    found: list[Site] = []
-    for layer in range(int(config.num_layers)):
-        root = f"transformer_blocks.{layer}"
-        for role, name in attentions:
-            place = f"{root}.{name}"
-            inputs = {short: f"{place}.to_{short}" for short in "qkv"}
-            output = f"{place}.to_out.0"
-            found.append(
-                Site(role, layer, "transformer", inputs, output, width, place, heads[name])
-            )
-        inputs, output = {"up": f"{root}.ff.net.0.proj"}, f"{root}.ff.net.2"
-        found.append(Site("feed_forward", layer, "transformer", inputs, output, width))
-    text_width = int(text.config.d_model)
-    found.append(Site("text_embedding", -1, "text_encoder", {"table": _TEXT_TABLE}, "", text_width))
-    found.append(Site("conditioner", -1, "conditioner", {}, "", width))
-    return tuple(found)
-
-
-def load(base: Base, *, device: Any = "cpu", dtype: Any = None) -> StableAudioBundle:
-    """Load a Stable Audio base; see :func:`tunesmith.families.load`."""
-    import diffusers
-    from diffusers import AutoencoderOobleck, StableAudioDiTModel, StableAudioProjectionModel
-
-    kinds = {
-        "transformer": StableAudioDiTModel,
-        "projection_model": StableAudioProjectionModel,
-        "text_encoder": T5EncoderModel,
-    }
-    parts: dict[str, Any] = {
-        part: load_part(base, part, kind, device, dtype) for part, kind in kinds.items()
-    }
-    if not any((base.path / "tokenizer" / n).is_file() for n in ("tokenizer.json", "spiece.model")):
-        raise UserError(f"base '{base.name}' has no tokenizer", "download it again")
-    parts["tokenizer"] = AutoTokenizer.from_pretrained(base.path / "tokenizer")
-    scheduler: Any = getattr(diffusers, str(base.config["scheduler"][1]), None)
-    if scheduler is None:
-        raise UserError(
-            f"base '{base.name}' wants the scheduler {base.config['scheduler'][1]}, which diffusers "
-            f"{diffusers.__version__} does not have",
-            "update diffusers",
-        )
-    parts["scheduler"] = scheduler.from_pretrained(base.path / "scheduler")
-    hashes = {"base_hash": "", "codec_hash": "", "text_hash": ""}
-    if str(device) != "meta":
-        text = folders_hash(base.path, ["text_encoder"]) + words_hash(base.path / "tokenizer")
-        hashes = {
-            "base_hash": folders_hash(base.path, _PARTS),
-            "codec_hash": folders_hash(base.path, ["vae"]),
-            "text_hash": hashlib.sha256(text.encode()).hexdigest(),
-        }
-    codec_config: Any = AutoencoderOobleck.load_config(base.path / "vae")
-    where = "meta" if str(device) == "meta" else "cpu"
-    return StableAudioBundle(
-        parts,
-        lambda: load_part(base, "vae", AutoencoderOobleck, where),
-        codec_config,
-        name=base.name,
-        licence=base.licence,
-        notes=base.notes,
-        **hashes,
-    )
