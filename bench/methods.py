@@ -1,6 +1,6 @@
 """Every technique on the embedded base: the same recordings, the same number of clips seen.
 
-python -m bench.methods [--quick] [--only NAME,NAME] [--work DIR [--done]]
+python -m bench.methods [--quick] [--only NAME,NAME] [--base pocket] [--work DIR [--done]]
 
 Measured as the demo measures: an unheard style, three seeds each, 128 held-out clips, 128 takes a
 model, gap closed by the tagger's embedding. With --work what is done is kept, and a second call
@@ -123,6 +123,12 @@ TECHNIQUES = (
 """How the rates were chosen is said in the notes of the table."""
 
 
+RATES: dict[str, dict[str, dict[str, Any]]] = {
+    "pocket-diffusion": {},
+}
+"""What a technique has in the place of its own settings on another base."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """What a technique gave.
@@ -157,10 +163,11 @@ class Bench:
     Args:
         work: folder for all of it.
         quick: few of everything.
+        base: name of the embedded base.
     """
 
-    def __init__(self, work: Path, quick: bool) -> None:
-        self.work, self.quick = work, quick
+    def __init__(self, work: Path, quick: bool, base: str = "pocket") -> None:
+        self.work, self.quick, self.base = work, quick, base
         self.seeds = SEEDS[:2] if quick else SEEDS
         self.silent = {"stop": StopFlag(), "on_event": lambda kind, values: None}
         self._data()
@@ -170,7 +177,7 @@ class Bench:
         ]
 
     def _data(self) -> None:
-        rate, channels, longest = base_limits("pocket")
+        rate, channels, longest = base_limits(self.base)
         for name, share in (("style", 0.25), ("general", 0.5), (f"style{NO_VALIDATION}", 0.0)):
             prepare(
                 CLIPS / name.removesuffix(str(NO_VALIDATION)), self.work / "data" / name,
@@ -199,7 +206,7 @@ class Bench:
         kinds = {0: "style", NO_VALIDATION: f"style{NO_VALIDATION}"}
         name = kinds.get(technique.clips, f"style-{technique.clips}")
         return {
-            "base": "pocket",
+            "base": self.base,
             "data": str(self.work / "data" / name),
             "data.general": str(self.work / "data" / "general"),
             "out": str(self.run(technique, seed)),
@@ -208,6 +215,7 @@ class Bench:
             "train.batch_size": BATCH,
             "preview.every": 0,
             **technique.settings,
+            **RATES.get(self.base, {}).get(technique.name, {}),
         }
 
     def takes(self, technique: Technique) -> int:
@@ -229,12 +237,12 @@ class Bench:
     def jobs(self, techniques: Sequence[Technique]) -> list[Job]:
         """Base and codec first, then each technique's trainings and takes."""
         sing = "tunesmith.evaluation.takes:make_takes"
-        common = {"base": "pocket", "seed": TAKE_SEED, "duration_s": SECONDS}
+        common = {"base": self.base, "seed": TAKE_SEED, "duration_s": SECONDS}
         takes = self.work / "takes"
         found = [
             Job("base", sing, common | {"out": str(takes / "base"), "run": None, "prompts": self.captions}),
             Job("codec", "tunesmith.evaluation.takes:through_codec",
-                {"out": str(takes / "codec"), "base": "pocket", "files": list(map(str, self.held_out))}),
+                {"out": str(takes / "codec"), "base": self.base, "files": list(map(str, self.held_out))}),
         ]  # fmt: skip
         for one in techniques:
             prompts = [
@@ -372,6 +380,7 @@ NOTES = (
 
 def main() -> None:
     options = parser(__doc__)
+    options.add_argument("--base", default="pocket", help="pocket or pocket-diffusion")
     options.add_argument("--only", default="", help="names of techniques or groups, by commas")
     options.add_argument("--work", type=Path, help="keep what is made here, and go on from it")
     options.add_argument("--done", action="store_true", help="only what is finished in --work")
@@ -381,7 +390,7 @@ def main() -> None:
     chosen = [one for one in TECHNIQUES if not only or only & {one.name, one.group}]
     with tempfile.TemporaryDirectory() as folder:
         work = args.work or Path(folder)
-        bench = Bench(work, args.quick)
+        bench = Bench(work, args.quick, args.base)
         measured = [one for one in chosen if not args.done or bench.done(one)]
         found = bench.measure(measured, args.workers)
         (work / "found.json").write_text(json.dumps({k: asdict(v) for k, v in found.items()}))
@@ -389,8 +398,14 @@ def main() -> None:
     if args.quick:
         print(*rows, sep="\n")
         return
-    record("methods", "Every technique on the embedded base", rows, notes=NOTES, packages=(
-        "torch", "transformers", "peft", "bitsandbytes",
+    if args.base != "pocket":
+        rows = [row for row in rows if row.figure is not None]
+    key, title = {
+        "pocket": ("methods", "Every technique on the embedded base"),
+        "pocket-diffusion": ("methods diffusion", "Every technique on the embedded diffusion base"),
+    }[args.base]
+    record(key, title, rows, notes=NOTES, packages=(
+        "torch", "transformers", "diffusers", "peft", "bitsandbytes",
     ))  # fmt: skip
 
 

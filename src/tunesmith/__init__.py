@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         merge,
         open,
         prepare,
+        read_sound,
         train,
         write_sound,
     )
@@ -48,6 +49,7 @@ __all__ = [
     "merge",
     "open",
     "prepare",
+    "read_sound",
     "train",
     "write_sound",
 ]

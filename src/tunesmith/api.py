@@ -10,6 +10,7 @@ import torch
 
 from tunesmith.config import load_config
 from tunesmith.data.check import check
+from tunesmith.data.encode import read_audio
 from tunesmith.data.prepare import prepare
 from tunesmith.evaluation.evaluate import Wishes
 from tunesmith.evaluation.evaluate import evaluate as _evaluate
@@ -27,12 +28,14 @@ from tunesmith.formats.merged import merge as _merge
 from tunesmith.formats.sound import write_sound as _write_sound
 from tunesmith.formats.switch import Switch
 from tunesmith.methods._adapter import Adapter
+from tunesmith.tasks.edit import edit
 from tunesmith.tasks.generate import Take, generate
+from tunesmith.tasks.inpaint import inpaint
 from tunesmith.training.hardware import best_device, choose_dtype
 from tunesmith.training.recipe import with_data
 from tunesmith.training.run import Result
 from tunesmith.training.run import train as run_training
-from tunesmith.types import Audio, GenerationSettings
+from tunesmith.types import Audio, Details, GenerationSettings
 
 
 def limits(base: str) -> dict[str, Any]:
@@ -179,6 +182,7 @@ class Model:
         count: int = 1,
         settings: GenerationSettings | None = None,
         continued: Audio | None = None,
+        details: Details | None = None,
     ) -> Iterator[Take]:
         """New sound; see :func:`tunesmith.tasks.generate.generate`."""
         return generate(
@@ -189,6 +193,53 @@ class Model:
             count=count,
             settings=settings,
             continued=continued,
+            details=details,
+        )
+
+    def inpaint(
+        self,
+        prompt: str,
+        audio: Audio,
+        spans: Sequence[tuple[float, float]],
+        *,
+        seed: int = 0,
+        count: int = 1,
+        settings: GenerationSettings | None = None,
+        details: Details | None = None,
+    ) -> Iterator[Take]:
+        """Spans of a recording made anew; see :func:`tunesmith.tasks.inpaint.inpaint`."""
+        return inpaint(
+            self.bundle,
+            prompt,
+            audio,
+            spans,
+            seed=seed,
+            count=count,
+            settings=settings,
+            details=details,
+        )
+
+    def edit(
+        self,
+        prompts: Sequence[str],
+        audio: Audio,
+        change: float = 0.6,
+        *,
+        seed: int = 0,
+        count: int = 1,
+        settings: GenerationSettings | None = None,
+        details: Details | None = None,
+    ) -> Iterator[Take]:
+        """A recording made anew by degrees; see :func:`tunesmith.tasks.edit.edit`."""
+        return edit(
+            self.bundle,
+            prompts,
+            audio,
+            change,
+            seed=seed,
+            count=count,
+            settings=settings,
+            details=details,
         )
 
 
@@ -253,6 +304,13 @@ def extract(
     return _extract(find_adapter(str(adapter)), Path(out), rank, base)
 
 
+def read_sound(path: str | Path, base: Model | None = None) -> Audio:
+    """A recording as it is, or at the rate and in the channels that a model hears."""
+    bundle = base.bundle if base is not None else None
+    rate_hz, channels = (bundle.sample_rate_hz, bundle.channels) if bundle else (None, None)
+    return read_audio(Path(path), rate_hz, channels, 3600.0)
+
+
 def write_sound(path: str | Path, audio: Audio, made_of: dict[str, Any] | None = None) -> None:
     """Write wav or flac; ``made_of`` goes into the file's comment."""
     _write_sound(Path(path), audio, made_of)
@@ -268,6 +326,7 @@ __all__ = [
     "merge",
     "open",
     "prepare",
+    "read_sound",
     "train",
     "write_sound",
 ]

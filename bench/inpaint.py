@@ -1,0 +1,205 @@
+"""Holes filled: the adapted model against the unadapted one and against silence.
+
+    python -m bench.inpaint [--quick] [--base pocket-diffusion] [--work DIR] [--steps N]
+
+Compositions that no training of the base heard, cut to the base's window. A hole of one second in each
+held-out clip, at a place drawn from its number. The adapted model (task inpaint beside a LoRA) and the
+base fill it with the same prompt, sampler steps and seed; the base can only be held to what is around
+the hole while it samples (latent replacement).
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from scipy import stats
+
+from bench._results import Row, parser, record
+from bench._sounds import FIRST_SEED
+from bench.tagger import as_audio, sounds_of
+from pretrain.compose import compose
+from pretrain.spectral import mel_distance
+from tunesmith.config import load_config
+from tunesmith.families import find_base, load
+from tunesmith.families._bundle import Bundle
+from tunesmith.formats.adapter import load_adapter
+from tunesmith.tasks.inpaint import FADE_S, inpaint
+from tunesmith.training.run import train
+from tunesmith.training.signals import StopFlag
+
+SEED = FIRST_SEED + 900_000
+HOLE_S, SAMPLER_STEPS = 1.0, 50
+GUIDANCES = {"pocket-diffusion": 1.0}
+
+
+def write_clips(
+    folder: Path, sounds: Sequence[np.ndarray], captions: Sequence[str], rate: int
+) -> None:
+    """An AudioFolder: a tenth of the clips validate."""
+    for index, (sound, caption) in enumerate(zip(sounds, captions, strict=True)):
+        side = "valid" if index % 10 == 9 else "train"
+        place = folder / side / f"{index:04d}.wav"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(place, sound, rate, subtype="PCM_16")
+        place.with_suffix(".txt").write_text(caption, encoding="utf-8")
+
+
+def hole_of(index: int, length_s: float) -> tuple[float, float]:
+    """A second somewhere inside, at least half a second from both ends."""
+    begin = random.Random(f"hole-{index}").uniform(0.5, length_s - HOLE_S - 0.5)
+    return round(begin, 3), round(begin + HOLE_S, 3)
+
+
+def filled(
+    bundle: Bundle, sounds: Sequence[np.ndarray], captions: Sequence[str], length_s: float
+) -> list[np.ndarray]:
+    """Each clip with its hole filled; clip i has the seed i."""
+    settings = replace(
+        bundle.sampling, steps=SAMPLER_STEPS, guidance=GUIDANCES.get(bundle.name, 3.0)
+    )
+    made = []
+    for index, (sound, caption) in enumerate(zip(sounds, captions, strict=True)):
+        (take,) = inpaint(
+            bundle,
+            caption,
+            as_audio(sound),
+            [hole_of(index, length_s)],
+            seed=index,
+            settings=settings,
+        )
+        made.append(take.audio.samples[0])
+    return made
+
+
+def distances(
+    made: Sequence[np.ndarray], real: Sequence[np.ndarray], length_s: float, rate: int
+) -> np.ndarray:
+    """Log-mel distance inside each hole (log10, 80 bands, floor -80 dB)."""
+    found = []
+    for index, (one, other) in enumerate(zip(made, real, strict=True)):
+        begin, end = (round(x * rate) for x in hole_of(index, length_s))
+        parts = (torch.from_numpy(x[begin:end].copy())[None] for x in (one, other))
+        found.append(mel_distance(*parts))
+    return np.array(found)
+
+
+def untouched(
+    made: Sequence[np.ndarray], real: Sequence[np.ndarray], length_s: float, rate: int
+) -> bool:
+    """Whether all samples outside of hole and fades are the recording's own."""
+    fade = round(FADE_S * rate) + 1
+    for index, (one, other) in enumerate(zip(made, real, strict=True)):
+        begin, end = (round(x * rate) for x in hole_of(index, length_s))
+        outside = np.ones(len(other), bool)
+        outside[begin - fade : end + fade] = False
+        if not np.array_equal(one[outside], other[outside]):
+            return False
+    return True
+
+
+def ratio_row(what: str, bar: float, own: np.ndarray, other: np.ndarray) -> Row:
+    """Mean distance as a share of another's, with the p-value of the paired difference."""
+    share = own.mean() / other.mean()
+    p = stats.wilcoxon(own, other).pvalue if np.any(own != other) else 1.0
+    figure = (
+        f"{share:.2f}x ({own.mean():.3f} against {other.mean():.3f}, {len(own)} clips, p = {p:.2g})"
+    )
+    return Row(what, f"<= {bar:g}x", figure, bool(share <= bar))
+
+
+def adapted(work: Path, base: str, data: Path, steps: int, say: Callable[..., None]) -> Path:
+    """A run of the recipe on these clips; one that was finished stays."""
+    run = work / "run"
+    if not (run / "adapter.json").is_file():
+        settings = {
+            "base": base,
+            "data": str(data),
+            "out": str(run),
+            "train.steps": steps,
+            "train.patience": 0,
+            "preview.every": 0,
+        }
+        loaded = load_config(settings=settings, recipe="inpaint")
+        begun = (run / "checkpoints").is_dir()
+        train(loaded, resume=begun, stop=StopFlag(), on_event=say)
+    return run
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--base", default="pocket-diffusion")
+    options.add_argument("--work", type=Path, help="keep what is made here, and go on from it")
+    options.add_argument("--steps", type=int, default=1500)
+    options.add_argument("--clips", type=int, default=1000)
+    options.add_argument("--held-out", type=int, default=64)
+    args = options.parse_args()
+    clips, held = (40, 4) if args.quick else (args.clips, args.held_out)
+    steps = 10 if args.quick else args.steps
+    base = find_base(args.base)
+    bundle = load(base, device="cpu")
+    rate, length = bundle.sample_rate_hz, int(bundle.max_s * bundle.sample_rate_hz)
+    length_s = length / rate
+    with tempfile.TemporaryDirectory() as folder:
+        work = args.work or Path(folder)
+        pieces = [compose(SEED + index) for index in range(clips + held)]
+        sounds, pieces = sounds_of(pieces)
+        sounds = [sound[:length] for sound in sounds]
+        captions = [piece.captions[i % len(piece.captions)] for i, piece in enumerate(pieces)]
+        if not (work / "data").is_dir():
+            write_clips(work / "data", sounds[:-held], captions[:-held], rate)
+        real, texts = sounds[-held:], captions[-held:]
+
+        def say(kind: str, values: object) -> None:
+            if kind == "valid":
+                print(kind, values, flush=True)
+
+        run = adapted(work, args.base, work / "data", steps, say)
+        plain = filled(bundle, real, texts, length_s)
+        load_adapter(run, bundle)
+        taught = filled(bundle, real, texts, length_s)
+    silent = [sound.copy() for sound in real]
+    for index, sound in enumerate(silent):
+        begin, end = (round(x * rate) for x in hole_of(index, length_s))
+        sound[begin:end] = 0
+    codec = [bundle.decode_audio(bundle.encode_audio(as_audio(sound))).samples[0] for sound in real]
+    codec = [sound[:length] for sound in codec]
+    own, replaced, silence, best = (
+        distances(made, real, length_s, rate) for made in (taught, plain, silent, codec)
+    )
+    whole = untouched(taught, real, length_s, rate) and untouched(plain, real, length_s, rate)
+    rows = [
+        ratio_row("hole filled: adapted against latent replacement", 0.7, own, replaced),
+        ratio_row("hole filled: adapted against silence", 0.7, own, silence),
+        Row(
+            "the autoencoder alone in the same second: the least there can be",
+            "",
+            f"{best.mean():.3f}",
+        ),
+        Row(
+            "samples outside of holes and fades",
+            "unchanged",
+            "unchanged" if whole else "changed",
+            whole,
+        ),
+    ]
+    if args.quick or args.base != "pocket-diffusion":
+        print(*rows, sep="\n")
+        return
+    notes = (
+        f"{held} held-out clips of {length_s:.2f} s with a hole of {HOLE_S:g} s each; log-mel distance inside "
+        f"of it (log10, 80 bands, floor -80 dB). Adapted: recipe inpaint, {steps} steps on {clips} other "
+        f"compositions, none heard by the base. {SAMPLER_STEPS} sampler steps, guidance "
+        f"{GUIDANCES.get(args.base, 3.0):g}, the same seeds. p: Wilcoxon's signed ranks."
+    )
+    record("inpaint", "Inpainting", rows, notes=notes)
+
+
+if __name__ == "__main__":
+    main()
