@@ -167,12 +167,13 @@ class Site:
         layer: index of the block that it belongs to; -1 for what stands once.
         component: which saved component it belongs to (``decoder``, ``text_encoder`` ...).
         inputs: short name to path (within the component) of each input linear: ``q``, ``k``, ``v``
-            of an attention, ``up`` of a feed-forward.
+            of an attention, ``up`` of a feed-forward. Where one linear makes several, they share it.
         output: path of the linear that leads back into the residual stream; empty if none.
         width: width of the residual stream at this seam.
         attention: path of the attention module, which calls a child named ``joined`` if it has one:
             ``keys, values, mask = joined(keys, values, mask, queries)``; empty if nothing can be joined.
         heads: attention heads of keys and values; 0 where there are none.
+        head_size: width of one; 0 where the linear behind ``k`` makes these heads and nothing else.
     """
 
     role: Role
@@ -183,6 +184,7 @@ class Site:
     width: int
     attention: str = ""
     heads: int = 0
+    head_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,8 +155,10 @@ class Device(TorchFunctionMode):
                 args, kwargs = tree_map(self._lower, (args, kwargs))
             elif name in _FULL:
                 args, kwargs = tree_map(self._raise, (args, kwargs))
-        if name == "scaled_dot_product_attention" and args[0].device.type == "meta":
-            return self._attend(*args, **kwargs)
+        if name == "scaled_dot_product_attention":
+            query = args[0] if args else kwargs["query"]  # diffusers names it
+            if query.device.type == "meta":
+                return self._attend(*args, **kwargs)
         if name in ("numpy", "tolist") and args[0].device.type == "meta":
             return getattr(torch.zeros(args[0].shape, dtype=args[0].dtype), name)()
         return func(*args, **kwargs)

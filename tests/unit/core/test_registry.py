@@ -157,6 +157,7 @@ def test_public_names_can_be_imported():
         "merge",
         "open",
         "prepare",
+        "read_sound",
         "train",
         "write_sound",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,7 @@ from diffusers import StableAudioPipeline
 
 from pretrain import checkpoint, diffusion, diffusion_autoencoder, diffusion_model
 from pretrain.compose import compose
-from pretrain.diffusion_autoencoder import FINISHED, HOP, NAME, WINDOW, posterior
+from pretrain.diffusion_autoencoder import FINISHED, FRAME_RATE_HZ, HOP, NAME, WINDOW, posterior
 
 TINY, LATENT = (16, 8), 8
 
@@ -38,7 +39,7 @@ def work(tmp_path: Path) -> Path:
         pieces = [compose(seed) for seed in range(first, first + 3)]
         noise = rng.normal(0, 2000, (3, 160_000)).astype(np.int16)
         np.save(tmp_path / "clips" / f"{split}-0000.npy", noise)
-        latents = rng.normal(0, 1, (3, LATENT, 250)).astype(np.float16)
+        latents = rng.normal(0, 1, (3, LATENT, 500)).astype(np.float16)
         np.save(tmp_path / "latents" / f"{split}-0000.npy", latents)
         rows = [{"captions": p.captions, "labels": asdict(p.labels)} for p in pieces]
         text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -118,7 +119,7 @@ def test_a_window_that_ends_early_ends_in_silence(work: Path) -> None:
     short = [i for i in range(64) if batch["seconds"][i] < diffusion_model.WINDOW_S]
     assert 0 < len(short) < 32
     for index in range(64):
-        sounding = min(WINDOW, -(-int(batch["seconds"][index] * 25 * 1000) // 1000))
+        sounding = min(WINDOW, math.ceil(float(batch["seconds"][index]) * FRAME_RATE_HZ - 1e-4))
         silent = (batch["latents"][index] == 9).all(dim=0)
         assert silent.sum() == WINDOW - sounding
         assert not silent[:sounding].any()
