@@ -182,6 +182,12 @@ def support(family: Plugin, method: Plugin) -> str:
     return "ok"
 
 
+def loss_unit(family: str) -> str:
+    """What a family's loss is counted in: ``nats a code`` unless its SPEC says otherwise."""
+    found = plugins("families").get(family)
+    return str(found.spec.get("loss_unit", "nats a code")) if found else "nats a code"
+
+
 def matrix() -> dict[str, dict[str, str]]:
     """``{family: {method: "ok" or the reason}}`` for everything that is installed."""
     return {

@@ -326,7 +326,7 @@ class _Work:
 
 
 _SAYS = {
-    "validation_loss": "How surprised the model is by held-out recordings, in nats a code.",
+    "validation_loss": "How wrong the model is about held-out recordings, in the unit of its family.",
     "general_loss": "The same for other music. If it rises, the model is forgetting what it knew.",
     "anchor_loss": "The same for what the base made of general prompts. If it rises, the model is "
     "forgetting what it knew.",

@@ -213,7 +213,9 @@ def _notes(card: Mapping[str, Any], base: Base, apart: float) -> tuple[str, ...]
 def _card(name: str, base: Base, card: Mapping[str, Any], folder: Path, strength: float) -> str:
     tokens = ", ".join(f"`{token}`" for token in card.get("trigger_tokens", [])) or "none"
     said = {**card["base"], "licence": base.licence}
-    return front_matter(said, "transformers", [base.family.name]) + (
+    return front_matter(
+        said, base.family.spec.get("library", "transformers"), [base.family.name]
+    ) + (
         f"# {name}\n\n"
         f"`{card['base']['name']}` with the {card['method']['name']} adapter `{folder.resolve().name}` "
         f"(`{card_hash(folder)[:12]}`) merged into its weights at strength {strength:g}, in float32.\n\n"

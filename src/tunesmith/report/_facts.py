@@ -36,7 +36,8 @@ def pitfalls_of(facts: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) ->
     return list(found.values())
 
 
-def losses(lines: Sequence[dict[str, Any]], used: int) -> Curve | None:
+def losses(lines: Sequence[dict[str, Any]], used: int, unit: str) -> Curve | None:
+    """The losses that a run measured, in a unit; ``used`` is the step whose weights were kept."""
     series: dict[str, tuple[list[float], list[float]]] = {}
     for name, kind, key in (
         ("training", "train", "loss"),
@@ -51,7 +52,7 @@ def losses(lines: Sequence[dict[str, Any]], used: int) -> Curve | None:
     return Curve(
         "Loss",
         "step",
-        "nats per code",
+        unit,
         series,
         marks=[Mark(used, "kept")],
         explanation="Lower is better. The weights at the mark were kept: validation was lowest there.",

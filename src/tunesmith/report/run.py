@@ -11,6 +11,7 @@ from tunesmith.errors import UserError
 from tunesmith.evaluation.findings import Evaluation
 from tunesmith.formats.adapter import read_card
 from tunesmith.formats.sound import read_made_of
+from tunesmith.registry import loss_unit
 from tunesmith.report._facts import data_facts, losses, pitfalls_of, rates
 from tunesmith.report.as_json import write_json
 from tunesmith.report.contents import Measure, Pitfall, Report, Rights, Row, Section, Track
@@ -135,7 +136,14 @@ def run_report(
         gap=gap,
         before_after=rows,
         sections=sections,
-        curves=[curve for curve in (losses(lines, card["step"]), rates(lines)) if curve],
+        curves=[
+            curve
+            for curve in (
+                losses(lines, card["step"], loss_unit(base.get("family", ""))),
+                rates(lines),
+            )
+            if curve
+        ],
         metrics=[*table, *measures],
         pitfalls=noted,
         data=told,
@@ -168,7 +176,8 @@ def _own_measures(
             losses["base"],
             losses["adapted"],
             "lower",
-            "How surprised the model is by recordings of yours that it was not trained on, in nats a code.",
+            "How wrong the model is about recordings of yours that it was not trained on, in "
+            f"{loss_unit(card['base'].get('family', ''))}.",
             n=facts["data"]["valid"]["clips"],
         )
     ]

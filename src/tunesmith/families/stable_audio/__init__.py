@@ -22,6 +22,8 @@ SPEC = {
     "channels": [1, 2],
     "max_s": 47.5,
     "roles": ["self_attention", "cross_attention", "feed_forward", "text_embedding", "conditioner"],
+    "library": "diffusers",
+    "loss_unit": "squared error",
     "pretraining_lr": 5e-5,
     "defaults": {
         "lora": {"train.lr": 1e-4, "train.steps": 1000},
