@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tunesmith.errors import UserError
 from tunesmith.families._bundle import Bundle
 from tunesmith.formats.adapter import load_adapter, read_card, save_adapter
 from tunesmith.methods import lora
-from tunesmith.methods._together import Beside, attach_all
+from tunesmith.methods._together import Beside, as_taught, attach_all
 from tunesmith.tasks import inpaint
 from tunesmith.tasks.edit import edit
 from tunesmith.training.selftest import overfit
@@ -114,6 +115,78 @@ def test_saved_loaded_and_taken_off(variant: Variant, tmp_path: Path):
     adapter.detach()
     same_bits(bits(bundle), before)
     assert bundle.module.holes is None
+
+
+def test_the_bare_base_is_measured_on_the_same_holes(variant: Variant):
+    bundle = able(variant)
+    batch = bundle.collate(mixed(bundle), [1, 2, 3])
+    plain = losses(bundle, batch)
+    one = Beside("task", "inpaint", inpaint, inpaint.Config(plain=0.0))
+    with as_taught(bundle, [one]):
+        bare = losses(bundle, batch)
+    assert bundle.module.holes is None
+    assert any(not torch.equal(bare[name], plain[name]) for name in bare)
+    if bundle.inpainting == "widened":  # the new weights are zero, so only what is asked differs
+        attach_all(bundle, lora, lora.Config(rank=4), [one], 0)
+        close(losses(bundle, batch), bare, 1e-5)
+
+
+def banded(bundle: Bundle, count: int = 3) -> list[Any]:
+    """Clips, each with two versions that lack a band."""
+    clips = mixed(bundle, count)
+    return [
+        replace(clip, banded=[clip.codes + 1.0 + n, clip.codes - 1.0 - n])
+        for n, clip in enumerate(clips)
+    ]
+
+
+def test_a_missing_band_is_heard_as_such(variant: Variant):
+    """Of a row with a missing band all is learned, and its band-less latents are what is given."""
+    bundle = able(variant)
+    config = inpaint.Config(masks=("band",), plain=0.0)
+    if bundle.inpainting == "own":
+        (fault,) = inpaint.check(bundle, config)
+        assert fault.key == "task.masks"
+        return
+    clips = banded(bundle)
+    batch = bundle.collate(clips, [1, 2, 3])
+    whole = {name: count.clone() for name, count in bundle.module.count(batch).items()}
+    adapter = shaken(attached(bundle, masks=("band",), plain=0.0))
+    counts = bundle.module.count(batch)
+    assert all(torch.equal(counts[name], whole[name]) for name in counts)
+    wanted = losses(bundle, batch)
+    others = [replace(clip, banded=[x + 2.0 for x in clip.banded]) for clip in clips]
+    told = losses(bundle, bundle.collate(others, [1, 2, 3]))
+    assert any(not torch.allclose(told[name], wanted[name], rtol=1e-4) for name in told)
+    # Which version it is comes from the seed, and is one of the two.
+    rows = {name: value[0] for name, value in wanted.items()}
+    alone = []
+    for index in (0, 1):
+        one = replace(clips[0], banded=[clips[0].banded[index]])
+        found = losses(bundle, bundle.collate([one], [1]))
+        alone.append(all(torch.allclose(found[n][0], rows[n], rtol=1e-4) for n in rows))
+    assert alone.count(True) == 1
+    adapter.detach()
+    with pytest.raises(UserError, match="was not taught"):
+        next(inpaint.fill_band(bundle, "x", noise(bundle, 0.8, seed=1), (200.0, 400.0)))
+
+
+def test_a_band_is_made_anew_and_the_rest_stays(variant: Variant):
+    bundle = able(variant)
+    if bundle.inpainting == "own":
+        pytest.skip("its input is of time alone")
+    shaken(attached(bundle, masks=("band",), plain=0.0))
+    audio = noise(bundle, 1.0, seed=1)
+    (take,) = inpaint.fill_band(bundle, "x", audio, (200.0, 400.0), seed=3)
+    assert take.audio.samples.shape == audio.samples.shape
+    spectra = [np.abs(np.fft.rfft(x.samples[0])) for x in (audio, take.audio)]
+    hz = np.fft.rfftfreq(audio.samples.shape[1], 1 / audio.sample_rate_hz)
+    outside, inside = (hz < 150) | (hz > 500), (hz > 240) & (hz < 340)
+    assert np.abs(spectra[1] - spectra[0])[outside].mean() < 0.05 * spectra[0][outside].mean()
+    assert np.abs(spectra[1] - spectra[0])[inside].mean() > 0.2 * spectra[0][inside].mean()
+    for wrong in ((400.0, 200.0), (-1.0, 5.0), (900.0, 1000.0)):
+        with pytest.raises(UserError, match="is no band"):
+            next(inpaint.fill_band(bundle, "x", audio, wrong))
 
 
 def test_samples_outside_of_the_holes_come_back_as_they_were(variant: Variant):

@@ -10,7 +10,12 @@ import typer
 
 def export(
     adapter: Annotated[str, typer.Argument(help="A run's folder, a name, or owner/name.")],
-    to: Annotated[str, typer.Option(help="peft (an adapter) or merged (a checkpoint).")],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="peft (an adapter), diffusers (a LoRA for its pipeline) or merged (a checkpoint)."
+        ),
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="A new folder.")],
 ) -> None:
     """Write an adapter in a form that other programs open."""
@@ -21,10 +26,11 @@ def export(
 
         merge(adapter, out)
         return
-    if to != "peft":
-        raise UserError(f"--to {to}: unknown", "give peft or merged")
+    if to not in ("peft", "diffusers"):
+        raise UserError(f"--to {to}: unknown", "give peft, diffusers or merged")
     from tunesmith.cli._named import resolve
-    from tunesmith.formats.hub import export_peft
+    from tunesmith.formats.hub import export_diffusers, export_peft
 
-    for component in export_peft(resolve(adapter), out):
+    write = export_peft if to == "peft" else export_diffusers
+    for component in write(resolve(adapter), out):
         typer.echo(out / component)

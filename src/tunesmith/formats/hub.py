@@ -14,6 +14,7 @@ from tunesmith.errors import UserError
 from tunesmith.families._bases import looks_like_id
 from tunesmith.formats.adapter import new_folder, read_card, read_state
 from tunesmith.formats.card import model_card
+from tunesmith.registry import plugins
 
 _PUSHED = ["adapter.json", "README.md", "adapter/*/*.json", "adapter/*/*.safetensors"]
 
@@ -129,6 +130,35 @@ def export_peft(folder: Path, out: Path) -> list[str]:
     return components
 
 
+def export_diffusers(folder: Path, out: Path) -> list[str]:
+    """Write a LoRA as the file that the pipeline's ``load_lora_weights`` opens, and a card.
+
+    Returns:
+        The file's name, alone.
+
+    Raises:
+        UserError: diffusers has no such loader for the family, the adapter is none that it takes, or
+            ``out`` is taken.
+    """
+    card = read_card(folder)
+    family = str(card["base"].get("family") or "")
+    known = plugins("families").get(family)
+    save = getattr(known.load(), "save_lora", None) if known else None
+    if save is None:
+        raise UserError(
+            f"diffusers has no LoRA loader for {family or 'this base'}",
+            "use --to peft, whose files go on the transformer by PeftModel.from_pretrained",
+        )
+    read_state(folder)
+    new_folder(out)
+    try:
+        save(folder, out)
+        (out / "README.md").write_text(model_card(folder, out.name), encoding="utf-8")
+    except OSError as error:
+        raise disk_error(error, out) from error
+    return ["pytorch_lora_weights.safetensors"]
+
+
 def _peft_card(folder: Path, name: str, components: list[str]) -> str:
     uses = "\n".join(
         f'PeftModel.from_pretrained(model.{component}, "{name}/{component}")'
@@ -141,4 +171,4 @@ def _peft_card(folder: Path, name: str, components: list[str]) -> str:
     )
 
 
-__all__ = ["Pushed", "export_peft", "push"]
+__all__ = ["Pushed", "export_diffusers", "export_peft", "push"]

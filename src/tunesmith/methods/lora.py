@@ -38,7 +38,7 @@ SPEC = {
     },
 }
 
-TARGETS = ("q", "k", "v", "o", "up", "down")
+TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 _NAME = "default"
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 _PREFIX = "base_model."  # what PEFT puts before a name when a whole model is saved
@@ -54,7 +54,8 @@ class Config:
         dropout: of the adapter's input, while training.
         rslora: scale by alpha/√r, which keeps high ranks from learning slower.
         dora: train magnitudes apart; slower, often better at low ranks.
-        targets: which linears: q, k, v, o of attentions, up, down of feed-forwards.
+        targets: which linears: q, k, v, o of attentions; gate (where there is one), up, down of
+            feed-forwards.
         roles: which seams; self_attention, cross_attention, feed_forward.
         paths: exact linears as component/path, instead of targets and roles; what blending, extracting and
             importing write.
