@@ -63,12 +63,14 @@ class Source:
         spans: ``(begin, end)`` in seconds of what is made anew, as if it were missing; empty is
             nothing.
         strength: how far all of it is moved toward noise before it is made anew: 0 leaves it as it is,
-            1 keeps nothing of it. Where there are spans it has no meaning.
+            1 keeps nothing of it. Where there are spans or a band is missing it has no meaning.
+        banded: a band of its frequencies was taken out, and is to be made anew.
     """
 
     audio: Audio
     spans: tuple[tuple[float, float], ...] = ()
     strength: float = 1.0
+    banded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +117,15 @@ class Example:
             latents, on the CPU.
         text: what the family's text side made of the caption; tensors without a batch axis.
         further: the same of the clip's further captions, if it has any.
+        banded: latents of the clip with a band of frequencies taken out, one of several bands each;
+            where a base is taught to bring such bands back.
     """
 
     clip_id: str
     codes: Tensor
     text: Mapping[str, Tensor]
     further: Sequence[Mapping[str, Tensor]] = ()
+    banded: Sequence[Tensor] = ()
 
     @property
     def frames(self) -> int:

@@ -49,6 +49,12 @@ def generate(
         list[str] | None,
         typer.Option(help="BEGIN:END in seconds of --inpaint; several make several holes."),
     ] = None,
+    band: Annotated[
+        str | None,
+        typer.Option(
+            help="LOW:HIGH in Hz of --inpaint, made anew instead of a span, by a base that was taught to."
+        ),
+    ] = None,
     edit_in: Annotated[
         Path | None, typer.Option("--edit", help="A recording to make anew by degrees.")
     ] = None,
@@ -100,7 +106,7 @@ def generate(
     from tunesmith.training.signals import StopFlag
 
     strengths = _strengths(strength, bool(adapter), kind, quantize)
-    made_from = _source(continue_from, inpaint_in, edit_in, span)
+    made_from = _source(continue_from, inpaint_in, edit_in, span, band)
     model = open_model(base, quantize="" if quantize == "none" else quantize)
     bundle = model.bundle
     typer.echo(f"base {bundle.name} ({bundle.base_hash[:12]})", err=True)
@@ -147,6 +153,7 @@ def generate(
                     **details,
                     **({f"{made_from.verb}s": made_from.file.name} if made_from else {}),
                     **({"spans": made_from.spans} if made_from and made_from.spans else {}),
+                    **({"band": made_from.band} if made_from and made_from.band else {}),
                     **({"change": change} if edit_in else {}),
                 }
                 part = f"-strength{level:g}" if len(strengths) > 1 else ""
@@ -162,6 +169,7 @@ class _Source:
     verb: str
     file: Path
     spans: tuple[tuple[float, float], ...] = ()
+    band: tuple[float, float] | None = None
 
 
 def _strengths(strength: str, adapted: bool, kind: str, quantize: str) -> list[float]:
@@ -183,7 +191,11 @@ def _strengths(strength: str, adapted: bool, kind: str, quantize: str) -> list[f
 
 
 def _source(
-    continued: Path | None, inpainted: Path | None, edited: Path | None, spans: list[str] | None
+    continued: Path | None,
+    inpainted: Path | None,
+    edited: Path | None,
+    spans: list[str] | None,
+    band: str | None,
 ) -> _Source | None:
     from tunesmith.errors import UserError
 
@@ -192,27 +204,36 @@ def _source(
     if len(found) > 1:
         verbs = " and ".join(f"--{verb}" for verb, _ in found)
         raise UserError(f"{verbs} at once", "give one of them")
-    if spans and inpainted is None:
-        raise UserError("--span without --inpaint", "give the recording that has the hole")
+    for word, said in (("span", spans), ("band", band)):
+        if said and inpainted is None:
+            raise UserError(f"--{word} without --inpaint", "give the recording that it is of")
     if not found:
         return None
-    (verb, file) = found[0]
+    ((verb, file),) = found
     if not file.is_file():
         raise UserError(f"--{verb} {file}: no such file", "give a recording")
     if verb != "inpaint":
         return _Source(verb, file)
-    if not spans:
-        raise UserError("--inpaint without --span", "say what is made anew: --span 3.0:5.5")
-    holes = []
-    for word in spans:
-        begin, colon, end = word.partition(":")
-        try:
-            holes.append((float(begin), float(end)))
-        except ValueError:
-            colon = ""
-        if not colon:
-            raise UserError(f"--span {word}: not BEGIN:END", "give seconds, such as 3.0:5.5")
-    return _Source(verb, file, tuple(holes))
+    if bool(spans) == bool(band):
+        raise UserError(
+            "--inpaint with neither or both of --span and --band",
+            "say what is made anew: --span 3.0:5.5, or --band 4000:16000",
+        )
+    if band:
+        return _Source(verb, file, band=_pair(band, "--band", "Hz, such as 4000:16000"))
+    holes = tuple(_pair(word, "--span", "seconds, such as 3.0:5.5") for word in spans or [])
+    return _Source(verb, file, holes)
+
+
+def _pair(word: str, option: str, example: str) -> tuple[float, float]:
+    """Two numbers with a colon between them."""
+    from tunesmith.errors import UserError
+
+    try:
+        begin, end = map(float, word.split(":"))
+    except ValueError:
+        raise UserError(f"{option} {word}: not BEGIN:END", f"give {example}") from None
+    return begin, end
 
 
 def _details(words: list[str]) -> dict[str, Any]:
@@ -244,7 +265,7 @@ def _task(
     from tunesmith.errors import UserError
     from tunesmith.tasks.edit import edit
     from tunesmith.tasks.generate import check_duration, generate
-    from tunesmith.tasks.inpaint import inpaint
+    from tunesmith.tasks.inpaint import fill_band, inpaint
 
     if source is None:
         check_duration(bundle, seconds)
@@ -253,9 +274,10 @@ def _task(
         if len(prompts) > 1:
             raise UserError("--inpaint with several prompts", "give the one that is to sound there")
         # The base hears the part around the holes; the recording may be a whole song, and stays as it is.
-        return partial(
-            inpaint, bundle, prompts[0], read_audio(source.file, None, None, 3600.0), source.spans
-        )
+        audio = read_audio(source.file, None, None, 3600.0)
+        if source.band:
+            return partial(fill_band, bundle, prompts[0], audio, source.band)
+        return partial(inpaint, bundle, prompts[0], audio, source.spans)
     audio = read_audio(source.file, bundle.sample_rate_hz, bundle.channels, bundle.max_s)
     if source.verb == "continue":
         check_duration(bundle, seconds, audio.duration_s)

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from tunesmith.analysis.bands import drawn, split
 from tunesmith.atomic import write_bytes
 from tunesmith.data.recording import BadRecording, Limits, Recording
 from tunesmith.errors import Stopped, UserError
@@ -85,7 +86,10 @@ class EncodedClips(Sequence[Example]):
     """
 
     def __init__(
-        self, entries: Sequence[tuple[str, Path, list[Path]]], lengths: Sequence[int], most: int
+        self,
+        entries: Sequence[tuple[str, Path, list[Path], list[Path]]],
+        lengths: Sequence[int],
+        most: int,
     ) -> None:
         self._entries, self.lengths, self._most = list(entries), list(lengths), most
         self._hot: OrderedDict[int, Example] = OrderedDict()
@@ -104,9 +108,10 @@ class EncodedClips(Sequence[Example]):
         if index in self._hot:
             self._hot.move_to_end(index)
             return self._hot[index]
-        clip_id, codes, texts = self._entries[index]
+        clip_id, codes, texts, bands = self._entries[index]
         text, *further = map(load_file, texts)
-        example = Example(clip_id, load_file(codes)["codes"][..., : self._most], text, further)
+        whole, *banded = (load_file(one)["codes"][..., : self._most] for one in (codes, *bands))
+        example = Example(clip_id, whole, text, further, banded)
         self._hot[index] = example
         self._hot_bytes += _size(example)
         while self._hot_bytes > _HOT_BYTES and len(self._hot) > 1:
@@ -120,7 +125,8 @@ class EncodedClips(Sequence[Example]):
 
 def _size(example: Example) -> int:
     texts = (example.text, *example.further)
-    return example.codes.nbytes + sum(tensor.nbytes for text in texts for tensor in text.values())
+    codes = example.codes.nbytes * (1 + len(example.banded))
+    return codes + sum(tensor.nbytes for text in texts for tensor in text.values())
 
 
 def details_of(clip: Clip, bundle: Bundle) -> Details:
@@ -147,6 +153,7 @@ def encode(
     *,
     should_stop: Callable[[], int] = lambda: 0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    bands: int = 0,
 ) -> EncodedClips:
     """Encode clips and captions that the cache does not hold yet.
 
@@ -155,6 +162,7 @@ def encode(
         bundle: the base.
         should_stop: polled between clips.
         on_progress: told ``(done, total)``.
+        bands: how many versions of each clip to encode with a band of its frequencies taken out.
 
     Raises:
         UserError: a clip cannot be read.
@@ -168,9 +176,22 @@ def encode(
                 number, f"stopped while encoding; {done} of {len(clips)} clips are in the cache"
             )
         codes = _entry("codes", clip.sha256, bundle.codec_hash, bundle.channels)
-        if not _usable(codes):
+        without = [
+            _entry("codes", clip.sha256, bundle.codec_hash, bundle.channels, "band", number)
+            for number in range(bands)
+        ]
+        wanted = [place for place in (codes, *without) if not _usable(place)]
+        if wanted:
             audio = read_audio(clip.path, bundle.sample_rate_hz, bundle.channels, bundle.max_s)
-            _write(codes, {"codes": bundle.encode_audio(audio)})
+        for place in wanted:
+            heard = audio
+            if place != codes:
+                seed = int(clip.sha256[:12], 16) + without.index(place)
+                band = drawn(seed, audio.sample_rate_hz)
+                heard = Audio(
+                    split(audio.samples, audio.sample_rate_hz, *band)[1], audio.sample_rate_hz
+                )
+            _write(place, {"codes": bundle.encode_audio(heard)})
         texts = []
         details = details_of(clip, bundle)
         for caption in (clip.caption, *clip.captions):
@@ -181,7 +202,7 @@ def encode(
                 _write(texts[-1], bundle.encode_text([caption], *more)[0])
         with safe_open(codes, "pt") as file:
             frames = file.get_slice("codes").get_shape()[-1]
-        entries.append((clip.sha256, codes, texts))
+        entries.append((clip.sha256, codes, texts, without))
         lengths.append(min(int(frames), most))
         on_progress(done + 1, len(clips))
     return EncodedClips(entries, lengths, most)

@@ -82,6 +82,8 @@ def opened(
 def attached(bundle: Bundle, run: Path) -> Callable[[str], str]:
     """Put a run's adapter on its base; gives how to word a prompt for it."""
     adapter = load_adapter(run, bundle)
+    # One that was taught to fill holes is measured on whole sounds, as its base is.
+    bundle.module.holes = None
     concept = ConceptConfig(**(settings_of(run).get("concept") or {}))
 
     def wording(text: str) -> str:

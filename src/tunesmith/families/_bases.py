@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ EMBEDDED: Mapping[str, Path] = {"pocket": _POCKET / "musicgen"}
 """Bases that ship in the package, by the name that a user types."""
 
 # No .bin, no .pt: pickled weights are never downloaded, let alone opened.
-_WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.md"]
+_SMALL = ["*.json", "*.model", "*.txt", "*.md"]
+_WEIGHTS = "*.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +107,36 @@ def _from_hub(name: str, revision: str | None, weights: bool) -> Path:
             f"no base '{name}': not embedded, not a folder, not a hub id",
             f"{did_you_mean(name, EMBEDDED)}; or give a folder in the hub's layout, or owner/model",
         )
-    wanted = [pattern for pattern in _WANTED if weights or pattern != "*.safetensors"]
-    return fetch(name, f"base '{name}'", wanted, revision)
+    what = f"base '{name}'"
+    path = fetch(name, what, _SMALL, revision)
+    if not weights:
+        return path
+    wanted = [_WEIGHTS]
+    if (path / "model_index.json").is_file():
+        # Beside a pipeline's folders there may be gigabytes that it never opens: its original
+        # checkpoint, exports for other programs. (Small files of theirs come along: in these patterns
+        # * stands for slashes too.)
+        wanted = [f"{folder}/{_WEIGHTS}" for folder in components(path)]
+    return fetch(name, what, [*_SMALL, *wanted], revision)
+
+
+def components(path: Path) -> list[str]:
+    """The folders that a ``model_index.json`` names, sorted.
+
+    Raises:
+        UserError: it cannot be read, or names something that is no folder of its own.
+    """
+    index = path / "model_index.json"
+    found = []
+    for name, value in _read_json(index).items():
+        # [library, class], both null for an optional part that is not there; the rest are settings.
+        is_part = isinstance(value, list) and len(value) == 2 and None not in value
+        if name.startswith("_") or not is_part:
+            continue
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+            raise UserError(f"{index}: '{name[:40]}' is no name of a folder", "download it again")
+        found.append(name)
+    return sorted(found)
 
 
 def fetch(name: str, what: str, patterns: list[str], revision: str | None = None) -> Path:

@@ -47,10 +47,20 @@ class WidenedInput(nn.Module):
         return y + (self.strength * more).to(y.dtype)
 
 
+BANDED = 0.5
+"""The mask of frames that are given without a band of their frequencies."""
+
+
 def told_of(latents: Tensor, given: Tensor) -> Tensor:
     """``[B, T, C + 1]`` of latents ``[B, C, T]`` and where they are given, ``[B, T]``."""
     mask = given[..., None].to(latents.dtype)
     return torch.cat([latents.transpose(1, 2) * mask, mask], dim=-1)
 
 
-__all__ = ["WidenedInput", "told_of"]
+def told_banded(latents: Tensor) -> Tensor:
+    """``[B, T, C + 1]`` of latents ``[B, C, T]`` of sounds that lack a band."""
+    mask = torch.full_like(latents[:, :1], BANDED)
+    return torch.cat([latents, mask], dim=1).transpose(1, 2)
+
+
+__all__ = ["WidenedInput", "told_banded", "told_of"]

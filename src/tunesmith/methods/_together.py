@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +104,19 @@ class Together(Adapter):
         return self.main.peft_config(component)
 
 
+@contextmanager
+def as_taught(bundle: Any, beside: Sequence[Beside]) -> Iterator[None]:
+    """Let the bare base see examples as they will be when these are attached: with holes, say.
+
+    Only so can its loss be compared with what becomes of it.
+    """
+    with ExitStack() as stack:
+        for one in beside:
+            if hasattr(one.module, "as_taught"):
+                stack.enter_context(one.module.as_taught(bundle, one.config))
+        yield
+
+
 def attach_all(
     bundle: Any, method: Any, config: Any, beside: Sequence[Beside], seed: int | None
 ) -> Adapter:
@@ -126,4 +140,4 @@ def attach_all(
     return Together(main, others, beside) if others else main
 
 
-__all__ = ["Beside", "Together", "attach_all"]
+__all__ = ["Beside", "Together", "as_taught", "attach_all"]

@@ -2,6 +2,7 @@
 
     span   a stretch somewhere inside, of a tenth to six tenths of the clip
     tail   all from a point between two tenths and eight tenths of the clip on
+    band   a band of frequencies, all along: what is given is the sound without it
     plain  everything: the model makes sound from nothing but text, as before
 
 Random-length holes as in AudioLDM's and Stable Audio's inpainting trainers. What is missing comes
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from tunesmith.objectives.noise import uniforms
 
-KINDS = ("span", "tail")
+KINDS = ("span", "tail", "band")
 _SPAN, _TAIL = (0.1, 0.6), (0.2, 0.8)
 
 
@@ -31,13 +32,14 @@ class Holes:
         plain: share of examples of which nothing is given.
     """
 
-    kinds: tuple[str, ...] = KINDS
+    kinds: tuple[str, ...] = ("span", "tail")
     plain: float = 0.1
 
     def given(self, seeds: Sequence[int], frames: Tensor, length: int) -> Tensor:
         """Boolean ``[B, length]``: true where a frame is given, false where it is to be made.
 
-        Silence after the end of a clip is given where anything is.
+        Silence after the end of a clip is given where anything is. Of a row with a missing band no
+        frame is given as it is.
 
         Args:
             seeds: one per row.
@@ -45,22 +47,29 @@ class Holes:
             length: of the padded batch.
         """
         rows = []
-        draws = [uniforms(seeds, f"hole-{what}").tolist() for what in ("kind", "size", "place")]
-        for real, kind, size, place in zip(frames.tolist(), *draws, strict=True):
+        draws = [uniforms(seeds, f"hole-{what}").tolist() for what in ("size", "place")]
+        for real, kind, size, place in zip(
+            frames.tolist(), self._kinds(seeds), *draws, strict=True
+        ):
             row = torch.ones(length, dtype=torch.bool)
-            if kind < self.plain:
-                row[:] = False
-            else:
-                which = (kind - self.plain) / (1 - self.plain)
-                begin, end = _hole(
-                    self.kinds[min(int(which * len(self.kinds)), len(self.kinds) - 1)],
-                    int(real),
-                    size,
-                    place,
-                )
-                row[begin:end] = False
+            begin, end = (
+                (0, length) if kind in ("plain", "band") else (_hole(kind, int(real), size, place))
+            )
+            row[begin:end] = False
             rows.append(row)
         return torch.stack(rows).to(frames.device)
+
+    def banded(self, seeds: Sequence[int]) -> list[bool]:
+        """Which rows are given without a band of frequencies."""
+        return [kind == "band" for kind in self._kinds(seeds)]
+
+    def _kinds(self, seeds: Sequence[int]) -> list[str]:
+        found = []
+        for drawn in uniforms(seeds, "hole-kind").tolist():
+            which = (drawn - self.plain) / (1 - self.plain)
+            place = min(int(which * len(self.kinds)), len(self.kinds) - 1)
+            found.append("plain" if drawn < self.plain else self.kinds[place])
+        return found
 
 
 def _hole(kind: str, frames: int, size: float, place: float) -> tuple[int, int]:

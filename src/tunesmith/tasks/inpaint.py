@@ -8,6 +8,7 @@ with holes, and where the family has no input for what is given, one is added.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import soxr
 from torch import nn
 
+from tunesmith.analysis.bands import split
 from tunesmith.errors import Fault, UserError, did_you_mean
 from tunesmith.families._bundle import Bundle
 from tunesmith.families._inpainting import WidenedInput
@@ -26,11 +28,15 @@ from tunesmith.types import Audio, Details, GenerationSettings, Source
 SPEC = {
     "summary": "holes in a recording filled; `task: {name: inpaint}` trains a base for it",
     "trains": True,
+    "identity_at_start": True,
     "not_linear": "its input for the given sound is no part of the base's layout",
 }
 
 FADE_S = 0.01
 """Seconds on either side of a hole over which the recording and what is new are faded into each other."""
+
+BANDS = 4
+"""Versions of a clip, each without another band of frequencies."""
 
 _COMPONENT = "inpaint_input"
 
@@ -40,12 +46,18 @@ class Config:
     """Settings of ``task: inpaint``.
 
     Attributes:
-        masks: what is missing while it trains: span (a stretch inside), tail (all from a point on).
+        masks: what is missing while it trains: span (a stretch inside), tail (all from a point on), band (a
+            band of frequencies).
         plain: share of examples of which nothing is given, so that text alone goes on to suffice.
     """
 
-    masks: tuple[str, ...] = KINDS
+    masks: tuple[str, ...] = ("span", "tail")
     plain: float = 0.1
+
+    @property
+    def bands(self) -> int:
+        """Versions of each clip with a band taken out that training draws from."""
+        return BANDS if "band" in self.masks else 0
 
 
 # --- training ---
@@ -65,6 +77,14 @@ def check(bundle: Bundle, config: Config) -> list[Fault]:
     for name in config.masks:
         if name not in KINDS:
             faults.append(Fault("task.masks", f"no mask '{name}'", did_you_mean(name, KINDS)))
+    if "band" in config.masks and bundle.inpainting == "own":
+        faults.append(
+            Fault(
+                "task.masks",
+                f"the input that {bundle.family} has for given sound is of time alone",
+                "leave band out",
+            )
+        )
     if not config.masks:
         faults.append(Fault("task.masks", "there is none", f"usual: {list(KINDS)}"))
     if not 0 <= config.plain < 1:
@@ -91,6 +111,17 @@ def attach(bundle: Bundle, config: Config, seed: int | None = 0) -> InpaintAdapt
     if faults := check(bundle, config):
         raise UserError(f"{faults[0].key}: {faults[0].message}", faults[0].mend)
     return InpaintAdapter(bundle, config)
+
+
+@contextmanager
+def as_taught(bundle: Bundle, config: Config) -> Iterator[None]:
+    """Let the loss show sounds with holes, while nothing is attached."""
+    module: Any = bundle.module
+    module.holes = Holes(config.masks, config.plain)
+    try:
+        yield
+    finally:
+        module.holes = None
 
 
 class InpaintAdapter(Adapter):
@@ -218,6 +249,70 @@ def inpaint(
             yield Take(prompt, one, pasted(audio, new, first, spans))
 
 
+def fill_band(
+    bundle: Bundle,
+    prompt: str,
+    audio: Audio,
+    band: tuple[float, float],
+    *,
+    seed: int = 0,
+    count: int = 1,
+    settings: GenerationSettings | None = None,
+    batch_size: int = 8,
+    should_stop: Callable[[], int] = lambda: 0,
+    details: Details | None = None,
+) -> Iterator[Take]:
+    """Make a band of a recording's frequencies anew; what lies outside of it stays.
+
+    Args:
+        bundle: a base that was taught to (``task: {name: inpaint, masks: [band]}``).
+        prompt: what the recording is of.
+        audio: the recording, at any rate, no longer than the base hears.
+        band: ``(low, high)`` in Hz.
+        seed, count, settings, batch_size, should_stop, details: as of :func:`inpaint`.
+
+    Raises:
+        UserError: no such band, a recording that is too long, or a base that was not taught to.
+    """
+    check_details(bundle, details)
+    low, high = band
+    if not 0 <= low < high or low >= audio.sample_rate_hz / 2:
+        raise UserError(
+            f"{low:g}:{high:g} Hz is no band of this recording", "give LOW:HIGH, such as 4000:16000"
+        )
+    if low >= bundle.sample_rate_hz / 2:
+        raise UserError(
+            f"'{bundle.name}' makes nothing above {bundle.sample_rate_hz / 2:g} Hz",
+            "give a lower band, or use another base",
+        )
+    if audio.duration_s > bundle.max_s + 0.01:
+        raise UserError(
+            f"the recording has {audio.duration_s:.1f} s, '{bundle.name}' hears {bundle.max_s:g} s",
+            "cut it first",
+        )
+    rest = split(audio.samples, audio.sample_rate_hz, low, high)[1]
+    heard = _converted(Audio(rest, audio.sample_rate_hz), bundle.sample_rate_hz, bundle.channels)
+    source = Source(heard, banded=True)
+    seeds = [seed + take for take in range(count)]
+    for start in range(0, count, batch_size):
+        some = seeds[start : start + batch_size]
+        made = bundle.remake_codes(
+            [prompt] * len(some),
+            [source] * len(some),
+            some,
+            settings or bundle.sampling,
+            should_stop,
+            [details] * len(some) if details else None,
+        )
+        for one, codes in zip(some, made, strict=True):
+            new = _converted(bundle.decode_audio(codes), audio.sample_rate_hz, audio.channels)
+            whole = rest.copy()
+            inside = split(new.samples, audio.sample_rate_hz, low, high)[0]
+            length = min(whole.shape[1], inside.shape[1])
+            whole[:, :length] += inside[:, :length]
+            yield Take(prompt, one, Audio(whole, audio.sample_rate_hz))
+
+
 def _converted(audio: Audio, rate_hz: int, channels: int) -> Audio:
     """Sound at another rate (soxr, HQ) and in as many channels; fewer are the mean of all."""
     samples = audio.samples
@@ -286,9 +381,11 @@ __all__ = [
     "SPEC",
     "Config",
     "InpaintAdapter",
+    "as_taught",
     "attach",
     "check",
     "check_spans",
+    "fill_band",
     "inpaint",
     "parameter_count",
     "pasted",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tunesmith.errors import UserError
 from tunesmith.families._bundle import Bundle
 from tunesmith.families._diffusers import quiet
+from tunesmith.families._inpainting import WidenedInput
 from tunesmith.families._tokens import Vocabulary
 from tunesmith.families.stable_audio.attention import make_joinable
 from tunesmith.families.stable_audio.loss import TERM, StableAudioLoss
@@ -199,7 +200,12 @@ class StableAudioBundle(Bundle):
         codes = self._window([example.codes for example in examples])
         frames = torch.tensor([min(example.frames, window) for example in examples])
         dropped = [random.Random(f"drop-{seed}").random() < drop for seed in seeds]
-        return Batch(codes, frames, _stacked([e.text for e in examples], dropped), seeds)
+        text = _stacked([e.text for e in examples], dropped)
+        if all(example.banded for example in examples):
+            pairs = zip(examples, seeds, strict=True)
+            chosen = [random.Random(f"band-{seed}").choice(e.banded) for e, seed in pairs]
+            text["banded"] = self._window(chosen)
+        return Batch(codes, frames, text, seeds)
 
     def _window(self, latents: Sequence[Tensor]) -> Tensor:
         """``[B, C, window]`` of latents ``[C, T]``, silence after them."""
@@ -249,10 +255,16 @@ class StableAudioBundle(Bundle):
     ) -> list[Tensor]:
         latents = [self.encode_audio(source.audio) for source in sources]
         frames = latents[0].shape[1]
-        keep = None
+        keep, banded = None, sources[0].banded
+        if banded and not isinstance(self.module.transformer.proj_in, WidenedInput):
+            raise UserError(
+                f"'{self.name}' was not taught to bring back a band of frequencies",
+                "give an adapter of `--recipe inpaint` with task.masks=[span, tail, band]",
+            )
         if any(source.spans for source in sources):
             keep = torch.stack([self._kept(source.spans) for source in sources])
-        held = Held(self._window(latents), keep, 1.0 if keep is not None else sources[0].strength)
+        strength = 1.0 if keep is not None or banded else sources[0].strength
+        held = Held(self._window(latents), keep, strength, banded)
         seconds = sources[0].audio.duration_s
         return self._sampled(prompts, seconds, frames, seeds, settings, held, should_stop)
 

@@ -11,7 +11,7 @@ from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor
 
 from tunesmith.families._bundle import LossModule
-from tunesmith.families._inpainting import WidenedInput, told_of
+from tunesmith.families._inpainting import WidenedInput, told_banded, told_of
 from tunesmith.objectives import v_prediction
 from tunesmith.objectives.noise import noise_like
 from tunesmith.objectives.timesteps import timesteps
@@ -145,7 +145,11 @@ class StableAudioLoss(LossModule):
         told = self.conditions(batch.text, batch.frames / self.frame_rate_hz)
         given = self._given(batch)
         if given is not None:
-            told = replace(told, given=told_of(data, given))
+            shown = told_of(data, given)
+            if (without := batch.text.get("banded")) is not None and self.holes is not None:
+                rows = torch.tensor(self.holes.banded(batch.seeds), device=data.device)
+                shown = torch.where(rows[:, None, None], told_banded(without), shown)
+            told = replace(told, given=shown)
         predicted = self.velocity(v_prediction.add_noise(data, noise, t), t, told)
         wanted = v_prediction.target(data, noise, t)
         total, _ = velocity_loss(predicted, wanted, self._learned(batch))

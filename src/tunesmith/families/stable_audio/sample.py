@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.errors import Stopped
-from tunesmith.families._inpainting import told_of
+from tunesmith.families._inpainting import told_banded, told_of
 from tunesmith.objectives import v_prediction
 from tunesmith.objectives.noise import noise_like
 
@@ -33,11 +33,13 @@ class Held:
         latents: ``[B, C, T]`` of a recording.
         keep: ``[B, T]``, true where a frame stays as it is; None keeps none.
         strength: the time t from which the recording is made anew: 1 keeps nothing of it.
+        banded: the latents are of a sound that lacks a band; it is made from noise, and told of them.
     """
 
     latents: Tensor
     keep: Tensor | None = None
     strength: float = 1.0
+    banded: bool = False
 
 
 @torch.inference_mode()
@@ -98,6 +100,9 @@ def sample(
         scheduler.noise_sampler = _brownian(x, scheduler.config, seeds)
     if held is not None and held.keep is not None:
         given = told_of(latents, held.keep.to(device))
+        told = replace(told, given=torch.cat([given, given]) if guided else given)
+    elif held is not None and held.banded:
+        given = told_banded(latents)
         told = replace(told, given=torch.cat([given, given]) if guided else given)
     for index in range(begin, len(times)):
         if number := should_stop():
