@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contract.ace_step import save_ace_step
 from procs import Done, cli
+from tiny import save_stable_audio, write_noise
 
 import tunesmith
 from tunesmith.families import find_base, load
@@ -141,6 +143,54 @@ def test_quality(recordings: Path, tmp_path: Path):
     assert f"{chosen['kept']} of {chosen['of']} to train" in (out / "README.md").read_text()
 
 
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five recordings with lyrics and their times, the language of all but one."""
+    folder = tmp_path_factory.mktemp("e2e") / "songs"
+    for number in range(5):
+        write_noise(folder / f"{number}.wav", 4.0, number, rate_hz=8000)
+        times = [f"[00:0{at // 10}.{at % 10}0]word {at}" for at in range(0, 40, 4)]
+        (folder / f"{number}.lrc").write_text("\n".join(times))
+    rows = [f"{number}.wav,noise {number},{'de' if number else ''}" for number in range(5)]
+    (folder / "metadata.csv").write_text("\n".join(["file_name,caption,language", *rows]))
+    return folder
+
+
+def test_accent(songs: Path, tmp_path: Path):
+    """Lyrics that are cut with the clips, in a language that has to be said of all of them."""
+    base, out = save_ace_step(tmp_path / "sings"), tmp_path / "run"
+    words = ("train", "--recipe", "accent", "--base", base, "--data", songs, "-o", out)
+    words = (*words, *SHORT[:4], "method.rank=8", "preview.every=0")
+    done = cli(*words)
+    assert done.code == 2
+    (line,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    assert "clips have no language (" in line and "metadata.csv" in line
+    table = songs / "metadata.csv"
+    table.write_text(table.read_text().replace("0.wav,noise 0,", "0.wav,noise 0,de"))
+    done = cli(*words[:-1], "preview.every=0", "-o", tmp_path / "again")
+    assert done.code == 0, done.err
+    card = json.loads((tmp_path / "again" / "adapter.json").read_text())
+    assert (card["recipe"]["name"], card["method"]["rank"]) == ("accent", 8)
+    rows = (tmp_path / "again" / "data" / "train" / "metadata.jsonl").read_text().splitlines()
+    assert all("word" in json.loads(row)["lyrics"] for row in rows)
+    done = cli(*words[:4], "pocket", *words[5:], "-o", tmp_path / "other")
+    assert done.code == 2 and "needs a base that sings lyrics: musicgen" in done.err
+
+
+def test_inpaint(songs: Path, tmp_path: Path):
+    base, out = save_stable_audio(tmp_path / "noise"), tmp_path / "run"
+    words = ("train", "--recipe", "inpaint", "--base", base, "--data", songs, "-o", out)
+    done = cli(*words, *SHORT[:4], "method.rank=8", "preview.every=0")
+    assert done.code == 0, done.err
+    card = json.loads((out / "adapter.json").read_text())
+    assert card["recipe"]["name"] == "inpaint"
+    assert {one["key"] for one in card["recipe"]["changes"]} >= {"method.rank", "train.steps"}
+    adapter = load_adapter(out, load(find_base(str(base))))
+    assert any("inpaint_input" in name for name in adapter.parameters())
+    refused = cli(*words[:4], "pocket", *words[5:], "-o", tmp_path / "other")
+    assert refused.code == 2 and "cannot learn to fill holes" in refused.err
+
+
 def test_recordings_that_are_none_are_one_line(tmp_path: Path):
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "song.txt").write_text("la la")
@@ -158,7 +208,9 @@ def test_recordings_that_are_none_are_one_line(tmp_path: Path):
 def test_ls_names_recipes_and_compositions():
     done = cli("ls", "--json")
     tables = json.loads(done.out)
-    assert {"genre", "style", "instrument", "quality"} <= tables["recipes"].keys()
+    assert {"genre", "style", "instrument", "quality", "accent", "inpaint"} <= tables[
+        "recipes"
+    ].keys()
     assert tables["composed"]["dreambooth"]["on"] == ["full", "lora"]
     shown = cli("ls").out
     assert all(name in shown for name in ("qlora", "dreambooth", "instrument", "quality"))

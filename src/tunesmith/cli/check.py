@@ -179,6 +179,14 @@ def _captions(found: Check, heading: Callable[..., None], say: Callable[..., Non
     if captions.trigger:
         guess = " (guessed)" if captions.trigger_guessed else ""
         rows.append(("trigger", f"{captions.trigger}{guess}, in {percent(captions.trigger_share)}"))
+    if found.songs is not None:
+        songs = found.songs
+        rows.append(("lyrics", f"{songs.with_lyrics:,} of {_count(songs.clips, 'clip')}"))
+        listed = (
+            f"{one.name} {percent(one.clip_share)} ({_count(one.clips, 'clip')}, {one.minutes:.1f} min)"
+            for one in songs.languages
+        )
+        rows.append(("languages", ", ".join(listed) or "none named"))
     for name, text in rows:
         say(text, indent=2, mark=f"{name:<11}")
     shown = dict.fromkeys((*captions.contradicting, *captions.worst, *captions.low_confidence))

@@ -116,6 +116,8 @@ def load_config(
             Fault("method", f"'{method.name}' does not work on {base.family.name}: {reason}", "")
         )
 
+    if base and about and (misfit := about.misfit(base.family)):
+        faults.append(misfit)
     if base and method:
         below = _defaults(base, [method.name, *composed])
         own = base.notes.get("recipes", {}).get(label, {})

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tunesmith.config.faults import as_tuples, faults_of
 from tunesmith.config_source import Source
 from tunesmith.errors import Fault, UserError
-from tunesmith.registry import COMPOSED, recipe_file
+from tunesmith.registry import COMPOSED, Plugin, plugins, recipe_file
 
 
 class _Strict(BaseModel):
@@ -36,6 +36,9 @@ class About(_Strict):
     summary: str = ""
     steps: tuple[int, int] | None = None
     prepare: RecipePrepare = RecipePrepare()  # type: ignore[call-arg]
+    columns: tuple[str, ...] = Field(
+        (), description="columns beside the caption that the base has to be told, e.g. [lyrics]"
+    )
     instead: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="sections that another method has in their place"
     )
@@ -68,6 +71,7 @@ class Recipe:
         steps: usual number of training steps, from and to.
         prepare: how plain recordings are cut.
         changes: what the base and the user have changed.
+        columns: what the base has to be told beside the caption.
     """
 
     name: str
@@ -75,6 +79,24 @@ class Recipe:
     steps: tuple[int, int] | None
     prepare: RecipePrepare
     changes: tuple[Change, ...] = ()
+    columns: tuple[str, ...] = ()
+
+    def misfit(self, family: Plugin) -> Fault | None:
+        """What is wrong with a family of bases for this recipe, if anything."""
+        if not set(self.columns) - set(family.spec.get("columns", ())):
+            return None
+        able = [
+            one.name
+            for one in plugins("families").values()
+            if set(self.columns) <= set(one.spec.get("columns", ()))
+        ]
+        needed = "sings lyrics" if "lyrics" in self.columns else f"is told {self.columns[0]}"
+        told = ", ".join(("its caption", *family.spec.get("columns", ())))
+        return Fault(
+            "base",
+            f"the recipe '{self.name}' needs a base that {needed}: {family.name} is told {told} alone",
+            f"use one of {', '.join(able)} (`tunesmith ls`)" if able else "use another recipe",
+        )
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -120,7 +142,8 @@ def read_recipe(given: Source, recipe: str | Path | None) -> tuple[Source, Recip
         return told, None, ""
     label = _for_method(told, given, about, Path(name).stem)
     shown = name if name == Path(name).stem else Path(name).name
-    return told, Recipe(shown, about.summary, about.steps, about.prepare), label
+    found = Recipe(shown, about.summary, about.steps, about.prepare, columns=about.columns)
+    return told, found, label
 
 
 def _for_method(told: Source, given: Source, about: About, name: str) -> str:

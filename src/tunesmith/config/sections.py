@@ -32,6 +32,9 @@ class DataConfig(_Strict):
     keep_best: float = Field(
         1.0, gt=0, le=1, description="share of the clips to use, by measured quality; 1 is all"
     )
+    require: tuple[str, ...] = Field(
+        (), description="columns that every clip must have something in, e.g. [lyrics, language]"
+    )
     general: str | None = Field(
         None, description="other recordings, never trained on: their loss shows what is forgotten"
     )

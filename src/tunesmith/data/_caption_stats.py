@@ -16,6 +16,7 @@ from tunesmith.data._caption_words import (
     told,
 )
 from tunesmith.data._clip_measures import Measured
+from tunesmith.data.lyrics import are_sung
 from tunesmith.types import Clip
 
 LOW_CONFIDENCE = 0.5
@@ -133,7 +134,9 @@ def caption_stats(
             caption=_shortened(clip.caption),
             specificity=round(scores[clip.caption], 3),
             add=to_add(read[clip.caption], one) if english and music else "",
-            contradictions=contradictions(clip.caption, one, bool(clip.extra.get("lyrics"))),
+            contradictions=contradictions(
+                clip.caption, one, are_sung(str(clip.extra.get("lyrics", "")))
+            ),
             source=clip.caption_source,
             confidence=confidence(clip),
             clips=counts[key],

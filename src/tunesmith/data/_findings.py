@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunesmith.data._caption_stats import CaptionStats
+from tunesmith.data._songs import Songs
 from tunesmith.data.needs import Tally, percent
 from tunesmith.data.sources import Rejection
 from tunesmith.types import Clip
@@ -30,6 +31,7 @@ def findings(
     leaks: int,
     unreadable: Sequence[Rejection] = (),
     divided: bool = False,
+    songs: Songs | None = None,
 ) -> list[Finding]:
     """What is doubtful, the gravest first.
 
@@ -41,6 +43,7 @@ def findings(
         leaks: repeats that stand on the other side of train and valid than what they repeat.
         unreadable: files that are missing or cannot be decoded.
         divided: the folder has no split of its own, so that nobody put anything on a side.
+        songs: its lyrics and languages; None where there are none.
     """
     found = []
     if unreadable:
@@ -128,6 +131,7 @@ def findings(
         found.append(
             Finding("Some captions come from a source that was unsure.", "Read those first.")
         )
+    found += _of_songs(songs) if songs else []
     if not any(clip.split == "valid" for clip in clips):
         found.append(
             Finding(
@@ -148,6 +152,38 @@ def findings(
             Finding(
                 "The data set does not say what may be done with the recordings.",
                 "`tunesmith prepare --rights` keeps it with the data.",
+            )
+        )
+    return found
+
+
+def _of_songs(songs: Songs) -> list[Finding]:
+    found = []
+    if songs.unbalanced:
+        said = ", ".join(
+            f"{one.name} has {percent(one.clip_share)} of the clips" for one in songs.unbalanced
+        )
+        found.append(
+            Finding(
+                f"The {len(songs.languages)} languages are out of balance: {said}.",
+                "What is rare is hardly learnt: add recordings in it, or leave it out.",
+            )
+        )
+    lacking = songs.clips - songs.with_lyrics
+    if songs.with_lyrics and lacking:
+        found.append(
+            Finding(
+                f"{lacking:,} of {songs.clips:,} clips {'has' if lacking == 1 else 'have'} no lyrics.",
+                "Put timed lyrics beside x.wav as x.lrc and run `tunesmith prepare` again; a line such as "
+                "[00:00.00] [instrumental] says that nobody sings from there on.",
+            )
+        )
+    if songs.without_language:
+        count = songs.without_language
+        found.append(
+            Finding(
+                f"{count:,} {'clip has' if count == 1 else 'clips have'} lyrics and no language.",
+                "Give it in a column `language` of metadata.csv: en, de, zh ...",
             )
         )
     return found

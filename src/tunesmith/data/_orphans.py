@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from tunesmith.data import ffmpeg
 from tunesmith.data.sources import NOT_TAKEN, READABLE, Source, shown
 
-_SUFFIXES = (".caption.txt", ".lyrics.txt", ".txt", ".json")
+_SUFFIXES = (".caption.txt", ".lyrics.txt", ".txt", ".json", ".lrc")
 _SOUND = READABLE | ffmpeg.SUFFIXES | NOT_TAKEN.keys()
 # First words of what lies beside recordings and speaks of all of them, or of something else.
 _GENERAL = frozenset(

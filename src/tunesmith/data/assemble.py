@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
+from tunesmith.data import columns, lyrics
 from tunesmith.data.audiofolder import StagedClip, build, clip_name
 from tunesmith.data.caption import Caption
 from tunesmith.data.conform import PEAK_DBTP
@@ -19,6 +20,7 @@ from tunesmith.data.screen import ALWAYS_OUT, TOO_SHORT, Kept, Screened
 from tunesmith.data.settings import Settings
 from tunesmith.data.sources import Rejection, Source
 from tunesmith.data.split import SplitPlan
+from tunesmith.data.tell import common_tempo, steady
 from tunesmith.errors import UserError
 from tunesmith.types import Clip, Split
 
@@ -81,7 +83,11 @@ def assemble(place: Place, parts: Parts, settings: Settings, fingerprint: str) -
     rejected = _rejections(parts)
     if not staged:
         raise _nothing_left(rejected, len(parts.found) + len(parts.refused))
-    warnings = [*parts.warnings, *_format_warnings(parts, settings.cut.normalise_lufs)]
+    warnings = [
+        *parts.warnings,
+        *_lyrics_warnings(parts),
+        *_format_warnings(parts, settings.cut.normalise_lufs),
+    ]
     description = _description(staged, parts, rejected, warnings, settings, fingerprint)
     build(place.built, staged, rejected, description)
 
@@ -106,17 +112,16 @@ def _names(parts: Parts, settings: Settings) -> dict[tuple[str, str], str]:
 
 
 def _rows(item: Found, parts: Parts, names: Mapping[tuple[str, str], str]):
-    for kept, side in _sides(item, parts):
+    sides = _sides(item, parts)
+    tempo_bpm = common_tempo([kept for kept, side in sides if side is not None])
+    recording_s = parts.records[item.sha256].decoded_s
+    for kept, side in sides:
         for cut in (kept.clip, *kept.variants):
             place = names.get((item.sha256, cut.file))
             if place is None or side is None:
                 continue
             caption = parts.captions[item.sha256][cut.file]
-            extra = dict(caption.extra)
-            if cut.operations:
-                # A column would go on telling the tempo and key of the original.
-                extra = {name: v for name, v in extra.items() if name.lower() not in _OF_ORIGINAL}
-                extra["augmentation"] = json.dumps(dict(cut.operations), sort_keys=True)
+            extra = _extra(caption, cut, tempo_bpm, recording_s)
             original = names[item.sha256, cut.variant_of] if cut.variant_of else ""
             clip = Clip(
                 path=Path(place),
@@ -133,6 +138,62 @@ def _rows(item: Found, parts: Parts, names: Mapping[tuple[str, str], str]):
                 extra=extra,
             )
             yield cut, clip, _measures(place, cut, kept, names)
+
+
+def _extra(
+    caption: Caption, cut: CutClip, tempo_bpm: float | None, recording_s: float
+) -> dict[str, Any]:
+    """The columns of a clip beside our own: its recording's, as far as they are true of it."""
+    stretch = cut.operations.get("tempo_factor", 1.0)
+    extra = {name: v for name, v in caption.extra.items() if name not in ("lyrics", "bpm", "key")}
+    if cut.operations:
+        # A column would go on telling the tempo and key of the original.
+        extra = {name: v for name, v in extra.items() if name.lower() not in _OF_ORIGINAL}
+        extra["augmentation"] = json.dumps(dict(cut.operations), sort_keys=True)
+    facts = steady(cut.facts, None if tempo_bpm is None else tempo_bpm * stretch)
+    extra |= columns.of_clip(caption.extra, facts, cut.operations)
+    # A slower variant may have been cut at its end.
+    sung = _sung(caption, cut.start_s, cut.duration_s * stretch, recording_s)
+    return extra | ({"lyrics": sung} if sung else {})
+
+
+def _sung(caption: Caption, start_s: float, duration_s: float, recording_s: float) -> str:
+    text = caption.extra.get("lyrics", "")
+    return lyrics.of_clip(text, caption.timed, start_s, start_s + duration_s, recording_s)
+
+
+def _lyrics_warnings(parts: Parts) -> list[str]:
+    """One line each for lyrics that no clip can have, and for those that are longer than the sound."""
+    clips, without, beyond = 0, [], []
+    for item in parts.found:
+        recording_s = parts.records[item.sha256].decoded_s
+        used = [kept.clip for kept, side in _sides(item, parts) if side is not None]
+        if not used or not item.caption.extra.get("lyrics"):
+            continue
+        if item.caption.timed:
+            late = lyrics.beyond(item.caption.timed, recording_s)
+            beyond += [item.source.name] if late else []
+            continue
+        lost = sum(not _sung(item.caption, c.start_s, c.duration_s, recording_s) for c in used)
+        clips += lost
+        without += [item.source.name] if lost else []
+    warnings = []
+    if without:
+        warnings.append(
+            f"{_count(clips, 'clip')} of {_count(len(without), 'recording')} with lyrics have none: "
+            f"without times nobody knows which part is whose ({without[0]}): put timed lyrics beside "
+            "x.wav as x.lrc ([01:23.45] words), or let clips be whole recordings with --max-seconds"
+        )
+    if beyond:
+        warnings.append(
+            f"the timed lyrics of {_count(len(beyond), 'recording')} go on after its end "
+            f"({beyond[0]}): are they of another version?"
+        )
+    return warnings
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def _measures(

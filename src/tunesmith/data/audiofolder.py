@@ -28,7 +28,7 @@ from tunesmith.errors import UserError
 from tunesmith.types import Clip, Split
 
 MADE_BY = "tunesmith prepare"
-FORMAT = 2
+FORMAT = 3
 SPLITS: tuple[Split, ...] = get_args(Split)
 # What Hugging Face `datasets` takes for a split when it stands in a path.
 SPLIT_NAMES: dict[str, Split | None] = {

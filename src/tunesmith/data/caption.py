@@ -2,8 +2,9 @@
 
 First found, first taken: ``x.caption.txt``, ``x.txt``, ``x.json`` (as MusicGen's data sets have
 it), a row of ``metadata.csv`` or ``metadata.jsonl`` (Hugging Face AudioFolder), the text given for
-the whole folder, the tags in the file, the file's name turned into words. ``x.lyrics.txt`` is
-lyrics, and never a caption. What cannot be used is said in one line, and the next source is asked.
+the whole folder, the tags in the file, the file's name turned into words. ``x.lrc`` and
+``x.lyrics.txt`` are lyrics, and never a caption. What cannot be used is said in one line, and the next
+source is asked.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import errno
 import json
 import os
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -19,6 +21,8 @@ from typing import Any
 
 from tunesmith.data import tags
 from tunesmith.data._orphans import orphans
+from tunesmith.data.columns import COLUMNS, said, usual
+from tunesmith.data.lyrics import Line, is_timed, parse, plain
 from tunesmith.data.sources import Source, shown
 from tunesmith.data.tables import (
     CAPTION_COLUMNS,
@@ -51,9 +55,10 @@ class Caption:
     Attributes:
         text: one line.
         source: ``sidecar``, ``metadata``, ``given``, ``tags`` or ``name``.
-        extra: lyrics, and further columns of the metadata.
+        extra: lyrics, and further columns of the metadata; see :mod:`tunesmith.data.columns`.
         confidence: 0 to 1: 1 for what somebody wrote about this sound, 0.7 for tags, 0.2 for a name.
         variants: further texts for the same sound.
+        timed: the lyrics with the times of their lines; empty where those are not known.
     """
 
     text: str
@@ -61,6 +66,7 @@ class Caption:
     extra: Mapping[str, Any] = field(default_factory=dict)
     confidence: float = 1.0
     variants: tuple[str, ...] = ()
+    timed: tuple[Line, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,7 @@ class Captions:
         self._given = one_line(given or "")
         self._trigger = one_line(trigger or "")
         self._tables: dict[Path, dict[Path, Row]] = {}
+        self._odd: dict[str, list[str]] = defaultdict(list)  # by column: what says nothing
         self.warnings: list[str] = []
 
     def of(self, source: Source) -> Caption:
@@ -98,16 +105,37 @@ class Captions:
         row = self._row(source)
         inside = tags.read(source.path)
         beside = self._json(source)
-        extra: dict[str, Any] = {"lyrics": inside.lyrics} if inside.lyrics else {}
-        if row is not None:
-            extra.update(extras(row.columns))
-        extra.update(beside.extra)
-        lyrics = self._sidecar(source, ".lyrics.txt", lines=True) or beside.lyrics
-        if lyrics:
-            extra["lyrics"] = lyrics
+        extra: dict[str, Any] = {}
+        given = {} if row is None else extras(row.columns)
+        for columns in (tags.columns(inside), given, beside.extra):
+            known, odd = said(columns)
+            extra.update(known)
+            for column, value in odd.items():
+                self._odd[column].append(f"{source.name}: '{value}'")
+        timed = self._lyrics(source, beside, extra)
         texts, kind = self._texts(source, beside, row, inside)
         first, *others = map(self.triggered, dict.fromkeys(texts))
-        return Caption(first, kind, extra, CONFIDENCE[kind], tuple(others[:_VARIANTS]))
+        return Caption(first, kind, extra, CONFIDENCE[kind], tuple(others[:_VARIANTS]), timed)
+
+    def _lyrics(self, source: Source, beside: _Json, extra: dict[str, Any]) -> tuple[Line, ...]:
+        """Puts a recording's lyrics among its columns; the lines with their times, if they have any."""
+        if (text := self._beside(source, ".lrc")) is not None:
+            found = parse(text)
+            if found.lines:
+                if found.fault:
+                    self._warn(source, ".lrc", found.fault)
+                extra["lyrics"] = plain(found.lines)
+                return found.lines
+            self._pass_over(source, ".lrc", "holds no line with a time such as [01:23.45]")
+        lyrics = self._sidecar(source, ".lyrics.txt", lines=True) or beside.lyrics
+        lyrics = lyrics or extra.get("lyrics", "")
+        if not lyrics:
+            return ()
+        lines: tuple[Line, ...] = ()
+        if is_timed(lyrics):  # tags and tables hold them too
+            lines = parse(lyrics).lines
+        extra["lyrics"] = plain(lines) or lyrics
+        return lines
 
     def columns(self, source: Source) -> Mapping[str, Any]:
         """The row of a recording in its table, as it stands; empty without one."""
@@ -115,12 +143,17 @@ class Captions:
         return {} if row is None else row.columns
 
     def unused(self, sources: Sequence[Source]) -> list[str]:
-        """One line for captions whose recordings are not there, by kind: rows and sidecars.
+        """One line for what nobody can use, by kind: values of columns, rows, sidecars.
 
         Args:
             sources: all recordings, each of which has been asked :meth:`of` for.
         """
-        return [*self._rows_alone(sources), *self.orphans(sources)]
+        odd = [
+            f"a {column} that says nothing is left blank ({found[0]}"
+            f"{f', and {len(found) - 1:,} more' if len(found) > 1 else ''}): give {usual(column)}"
+            for column, found in sorted(self._odd.items())
+        ]
+        return [*odd, *self._rows_alone(sources), *self.orphans(sources)]
 
     def orphans(self, sources: Sequence[Source]) -> list[str]:
         """One line for the sidecars that belong to no recording, if there are any."""
@@ -219,9 +252,12 @@ class Captions:
             return None
 
     def _pass_over(self, source: Source, suffix: str, reason: str) -> None:
+        self._warn(source, suffix, f"{reason}; passed over")
+
+    def _warn(self, source: Source, suffix: str, what: str) -> None:
         folder = PurePosixPath(source.name).parent
         name = folder / shown(source.path.stem + suffix)
-        line = f"{name}: {reason}; passed over"
+        line = f"{name}: {what}"
         if line not in self.warnings:  # x.wav and x.mp3 have the same sidecars
             self.warnings.append(line)
 
@@ -315,7 +351,7 @@ def _parsed(value: Any) -> _Json:
         "\n".join(map(one_line, lines)).strip(),
         {key: one for key, one in rest.items() if one != ""},
     )
-    if not captions and not found.lyrics:
+    if not captions and not found.lyrics and not said(found.extra)[0].keys() & set(COLUMNS):
         raise _Unusable("no caption in it")
     return found
 

@@ -19,6 +19,7 @@ from tunesmith.data._clip_measures import FaultFound, Measured, measured, name_o
 from tunesmith.data._diversity import Diversity, diversity
 from tunesmith.data._findings import Finding, findings
 from tunesmith.data._histogram import Histogram, of_names, of_numbers
+from tunesmith.data._songs import Songs, songs
 from tunesmith.data.audiofolder import describe
 from tunesmith.data.load import Loaded, load_readable, nothing_readable
 from tunesmith.data.needs import Tally, Verdict, need_of, verdicts
@@ -89,6 +90,7 @@ class Check:
         screening: faults and repeats.
         diversity: how varied it sounds; None where it was not measured.
         captions: their figures, and those to mend first.
+        songs: lyrics and languages; None where no clip has any.
         verdicts: one per technique, the one asked for first.
         findings: what is doubtful, the gravest first.
         unreadable: files that are missing or cannot be decoded; they are counted nowhere else.
@@ -104,6 +106,7 @@ class Check:
     screening: Screening
     diversity: Diversity | None
     captions: CaptionStats
+    songs: Songs | None
     verdicts: tuple[Verdict, ...]
     findings: tuple[Finding, ...]
     unreadable: tuple[Rejection, ...]
@@ -188,6 +191,7 @@ def check(
         clips=flagged,
         repeats=tuple(repeats.items()),
     )
+    sung = songs(clips)
     tally = _tally(clips, names, facts, repeats, sum(rejected.values()), heard)
     return Check(
         folder=root.resolve().name,
@@ -199,9 +203,10 @@ def check(
         screening=screening,
         diversity=heard,
         captions=captions,
+        songs=sung,
         verdicts=verdicts(method, tally),
         findings=tuple(
-            findings(clips, tally, captions, described, leaks, unreadable, loaded.divided)
+            findings(clips, tally, captions, described, leaks, unreadable, loaded.divided, sung)
         ),
         unreadable=unreadable,
         notes=tuple(notes),

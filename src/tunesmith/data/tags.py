@@ -133,6 +133,15 @@ def caption(tags: Tags) -> str:
     )
 
 
+def columns(tags: Tags) -> dict[str, str]:
+    """``lyrics``, ``bpm`` and ``key``, as far as the tags say something that makes sense.
+
+    Not the language: programs that write tags fill it in without being asked.
+    """
+    found = {"lyrics": tags.lyrics, "bpm": _tempo(tags.bpm), "key": _key(tags.key)}
+    return {name: value for name, value in found.items() if value}
+
+
 def describe(fields: Mapping[str, Any]) -> str:
     """``jazz, calm, piano, a slow walk, 90 bpm, A minor``; empty if the fields say too little.
 

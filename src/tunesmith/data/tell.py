@@ -59,7 +59,7 @@ def tell(
     if captioner and caption.source == FALLBACK:
         heard = _Heard(folder, captioner)
         heard.listen([item.clip.file for item in kept], between)
-    tempo_bpm = _common_tempo(kept)
+    tempo_bpm = common_tempo(kept)
     for item in kept:
         own = caption
         if caption.source == FALLBACK:
@@ -90,7 +90,7 @@ def _follow(text: str, original: CutClip, variant: CutClip) -> str:
     )
 
 
-def _common_tempo(kept: Sequence[Kept]) -> float | None:
+def common_tempo(kept: Sequence[Kept]) -> float | None:
     """The tempo that most of a recording's clips agree on, an octave apart or not.
 
     A steady piece must not be called 108 bpm here, 111 there, and 220 in between.
@@ -108,6 +108,15 @@ def _common_tempo(kept: Sequence[Kept]) -> float | None:
     return median(near[bpm]) if 2 * agreeing > len(found) else None
 
 
+def steady(facts: Facts, tempo_bpm: float | None) -> Facts:
+    """A clip's facts with its recording's tempo, where the clip's is the same or an octave off."""
+    if tempo_bpm is None or facts.tempo_bpm is None:
+        return facts
+    if any(_same_level(facts.tempo_bpm * k, tempo_bpm) for k in (0.5, 1, 2)):
+        return replace(facts, tempo_bpm=tempo_bpm)
+    return facts
+
+
 def _same_level(one_bpm: float, other_bpm: float) -> bool:
     return abs(one_bpm / other_bpm - 1) <= 0.04
 
@@ -115,11 +124,7 @@ def _same_level(one_bpm: float, other_bpm: float) -> bool:
 def _measured(
     facts: Facts, tempo_bpm: float | None, captions: Captions, caption: Caption
 ) -> Caption:
-    """What was measured, with the recording's tempo where the clip's is the same or an octave off."""
-    if tempo_bpm is not None and facts.tempo_bpm is not None:
-        steady = any(_same_level(facts.tempo_bpm * k, tempo_bpm) for k in (0.5, 1, 2))
-        facts = replace(facts, tempo_bpm=tempo_bpm) if steady else facts
-    words = describe(facts)
+    words = describe(steady(facts, tempo_bpm))
     if words is None:
         return caption
     text = captions.triggered(words.text)

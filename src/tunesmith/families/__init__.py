@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.families._bases import EMBEDDED, Base, find_base, fingerprint, weight_files
+from tunesmith.families._bases import (
+    EMBEDDED,
+    Base,
+    base_hash,
+    find_base,
+    fingerprint,
+    weight_files,
+)
 
 if TYPE_CHECKING:
     from tunesmith.families._bundle import Bundle
@@ -12,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EMBEDDED",
     "Base",
+    "base_hash",
     "base_limits",
     "find_base",
     "fingerprint",

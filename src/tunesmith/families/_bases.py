@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -224,3 +224,19 @@ def fingerprint(path: Path, prefix: str = "") -> str:
                     stream.seek(at)
                     digest.update(stream.read(min(1024, end - at)))
     return digest.hexdigest()
+
+
+def base_hash(base: Base) -> str:
+    """What adapters of a base carry: of all its weights, or of the folders that its family names."""
+    parts = base.family.spec.get("parts")
+    return folders_hash(base.path, parts) if parts else fingerprint(base.path)
+
+
+def folders_hash(path: Path, parts: Sequence[str]) -> str:
+    """Hash of the weights in these component folders, in this order.
+
+    A hub repository often holds the same weights a second time, in the layout of their first trainer;
+    those are not read.
+    """
+    found = [fingerprint(path / part) for part in parts]
+    return hashlib.sha256("".join(found).encode()).hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from tunesmith.errors import UserError
-from tunesmith.families._bases import Base, fingerprint
+from tunesmith.families._bases import Base
 
 
 @contextmanager
@@ -35,16 +35,6 @@ def quiet() -> Iterator[None]:
     finally:
         for module, level in zip((diffusers_logging, transformers_logging), before, strict=True):
             module.set_verbosity(level)
-
-
-def folders_hash(path: Path, parts: Sequence[str]) -> str:
-    """Hash of the weights in these component folders, in this order.
-
-    A hub repository often holds the same weights a second time, in the layout of their first trainer;
-    those are not read.
-    """
-    found = [fingerprint(path / part) for part in parts]
-    return hashlib.sha256("".join(found).encode()).hexdigest()
 
 
 def words_hash(path: Path) -> str:

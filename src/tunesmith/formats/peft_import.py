@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tunesmith.errors import UserError
-from tunesmith.families import find_base, fingerprint, skeleton
+from tunesmith.families import base_hash, find_base, skeleton
 from tunesmith.families._bundle import Bundle
 from tunesmith.formats.adapter import new_folder, write_adapter
 from tunesmith.formats.blend import HOLDER
@@ -222,7 +222,7 @@ def import_peft(folder: Path, base_name: str, out: Path) -> Imported:
     card = {
         "base": {
             "name": base.name,
-            "hash": fingerprint(base.path),
+            "hash": base_hash(base),
             "family": base.family.name,
             "licence": base.licence,
         },

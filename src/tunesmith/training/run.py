@@ -19,7 +19,7 @@ from tunesmith.families import load as load_base
 from tunesmith.families._bundle import Bundle
 from tunesmith.formats.adapter import check_base, find_adapter, read_state
 from tunesmith.methods._adapter import Adapter
-from tunesmith.methods._together import attach_all
+from tunesmith.methods._together import as_taught, attach_all
 from tunesmith.registry import plugin
 from tunesmith.training.checkpoint import Checkpoints, is_full_disk
 from tunesmith.training.guards import (
@@ -54,7 +54,7 @@ from tunesmith.training.rehearsal import (
     with_concept,
 )
 from tunesmith.training.rollback import GoodStates
-from tunesmith.training.sides import base_losses, encode_sides, sides_of
+from tunesmith.training.sides import base_losses, check_required, encode_sides, sides_of
 from tunesmith.training.signals import StopFlag
 from tunesmith.training.streams import MAIN, Stream
 from tunesmith.types import Clip
@@ -148,6 +148,7 @@ def _nothing() -> Iterator[None]:
 def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Result:
     config = loaded.config
     warnings: list[str] = []
+    check_required(config)  # now: loading a large base only to refuse would take minutes
     event("phase", {"name": "loading the base"})
     base = find_base(config.base.name, config.base.revision)
     if base.non_commercial:
@@ -194,10 +195,15 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
     if config.watch and snapshot is None:
         event("phase", {"name": "looking through the data"})
         found_before = data_findings(loaded, sides["train"])
-    starts_as_base = method.spec["identity_at_start"] and not loaded.beside
+    starts_as_base = all(
+        spec["identity_at_start"]
+        for spec in (method.spec, *(one.module.SPEC for one in loaded.beside))
+    )
+    bands = max((getattr(one.config, "bands", 0) for one in loaded.beside), default=0)
     before = {}
     if snapshot is None and not starts_as_base:
-        before = base_losses(config, sides, bundle, dtype, stop, event, anchor)
+        with as_taught(bundle, loaded.beside):
+            before = base_losses(config, sides, bundle, dtype, stop, event, anchor, bands)
     adapter = attach_all(
         bundle,
         method.load(),
@@ -211,7 +217,7 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
         for side, some in sides.items()
         if side != "general"
     }
-    encoded = encode_sides({**sides, **named}, bundle, stop, event)
+    encoded = encode_sides({**sides, **named}, bundle, stop, event, bands)
     main = Stream(MAIN, encoded["train"], encoded["train"].lengths, config.train.batch_size)
     sets = Sets([main, *others], encoded["valid"], encoded["general"], anchor, spare)
     bundle.release_codec()

@@ -64,9 +64,40 @@ def sides_of(
     return sides, chosen
 
 
+def check_required(config: RunConfig) -> None:
+    """That every clip has what ``data.require`` names.
+
+    Raises:
+        UserError: one line with how many lack what, and the first of them; or a data set that cannot
+            be read.
+    """
+    if not config.data.require:
+        return
+    place = Path(config.data.path).expanduser()
+    clips = load_dataset(place)
+    lacking = []
+    for column in dict.fromkeys(config.data.require):
+        without = [clip for clip in clips if _is_blank(clip.extra.get(column))]
+        if without:
+            first = f"{without[0].split}/{without[0].path.name}"
+            have = "has" if len(without) == 1 else "have"
+            lacking.append(f"{len(without):,} of {len(clips):,} clips {have} no {column} ({first})")
+    if lacking:
+        raise UserError(
+            f"{config.data.path}: {', '.join(lacking)}",
+            "write it into metadata.csv, lyrics into x.lrc beside x.wav (passages where nobody sings too: "
+            "[00:00.00] [instrumental]), and prepare again; or leave it out of data.require",
+        )
+
+
+def _is_blank(value: Any) -> bool:
+    return value is None or value != value or not str(value).strip()
+
+
 def encode_sides(
-    sides: Mapping[str, list[Clip]], bundle: Bundle, stop: StopFlag, event: OnEvent
+    sides: Mapping[str, list[Clip]], bundle: Bundle, stop: StopFlag, event: OnEvent, bands: int = 0
 ) -> dict[str, EncodedClips]:
+    """Each side encoded; ``bands`` is as of :func:`tunesmith.data.encode.encode`."""
     total = sum(map(len, sides.values()))
     encoded, before = {}, 0
     for side, clips in sides.items():
@@ -77,6 +108,7 @@ def encode_sides(
             on_progress=lambda done, _, before=before: event(
                 "encode", {"done": before + done, "total": total}
             ),
+            bands=bands,
         )
         before += len(clips)
     return encoded
@@ -90,11 +122,12 @@ def base_losses(
     stop: StopFlag,
     event: OnEvent,
     anchor: Sequence[Example] = (),
+    bands: int = 0,
 ) -> dict[str, float]:
     """Loss of the bare base, with the captions as they are: what a method that does not start as
     the base has to be compared with. ``anchor`` are clips of its own making."""
     encoded = encode_sides(
-        {side: sides[side] for side in ("valid", "general")}, bundle, stop, event
+        {side: sides[side] for side in ("valid", "general")}, bundle, stop, event, bands
     )
     found = {}
     for clips, prefix in (

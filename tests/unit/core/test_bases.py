@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 from tunesmith.errors import UserError
@@ -106,3 +108,91 @@ def test_a_skeleton_has_shapes_and_no_weights(tiny_base: Path):
     wanted = {name: p.shape for name, p in whole.module.named_parameters()}
     assert {name: p.shape for name, p in bones.module.named_parameters()} == wanted
     assert bones.sites == whole.sites
+
+
+# --- from the hub ---
+
+
+class Hub:
+    """A repository that gives those of its files that are asked for, as the hub's client does."""
+
+    def __init__(self, files: dict[str, str], cache: Path) -> None:
+        self.files, self.cache = files, cache
+
+    def snapshot(self, name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        for file in filter_repo_objects(self.files, allow_patterns=allow_patterns):
+            path = self.cache / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(self.files[file])
+        return str(self.cache)
+
+    @property
+    def fetched(self) -> set[str]:
+        return {
+            path.relative_to(self.cache).as_posix()
+            for path in self.cache.rglob("*")
+            if path.is_file()
+        }
+
+
+INDEX = {
+    "_class_name": "StableAudioPipeline",
+    "_diffusers_version": "0.30.0",
+    "transformer": ["diffusers", "StableAudioDiTModel"],
+    "scheduler": ["diffusers", "CosineDPMSolverMultistepScheduler"],
+    "tokenizer": ["transformers", "T5TokenizerFast"],
+    "safety_checker": [None, None],
+    "sizes": [1, 2, 3],
+}
+PIPELINE = (
+    "model_index.json",
+    "README.md",
+    "LICENSE.txt",
+    "transformer/config.json",
+    "transformer/diffusion_pytorch_model-00001-of-00002.safetensors",
+    "scheduler/scheduler_config.json",
+    "tokenizer/spiece.model",
+)
+BESIDE = (
+    "model.safetensors",
+    "model.ckpt",
+    "original/model.safetensors",
+    "safety_checker/model.safetensors",
+    "transformer/diffusion_pytorch_model.bin",
+    "onnx/transformer.onnx",
+)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    files = dict.fromkeys((*PIPELINE, *BESIDE), "x") | {"model_index.json": json.dumps(INDEX)}
+    found = Hub(files, tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", found.snapshot)
+    return found
+
+
+def test_of_a_pipeline_only_its_own_folders_are_fetched(hub: Hub):
+    base = find_base("owner/pipeline")
+    assert (base.family.name, base.path) == ("stable_audio", hub.cache)
+    assert hub.fetched == set(PIPELINE)
+
+
+def test_for_planning_no_weights_are_fetched(hub: Hub):
+    find_base("owner/pipeline", weights=False)
+    assert hub.fetched == {file for file in PIPELINE if not file.endswith(".safetensors")}
+    find_base("owner/pipeline")
+    assert hub.fetched == set(PIPELINE)
+
+
+def test_of_other_bases_all_safetensors_are_fetched(hub: Hub):
+    whole = {"config.json": json.dumps({"model_type": "musicgen"})}
+    hub.files = whole | dict.fromkeys(("model.safetensors", "model.bin", "spiece.model"), "x")
+    assert find_base("owner/model").family.name == "musicgen"
+    assert hub.fetched == {"config.json", "model.safetensors", "spiece.model"}
+
+
+def test_an_index_that_leads_out_of_its_folder_is_refused(hub: Hub):
+    hub.files["model_index.json"] = json.dumps({**INDEX, "../up": ["a", "b"]})
+    with pytest.raises(UserError, match=r"'\.\./up' is no name of a folder") as caught:
+        find_base("owner/pipeline")
+    assert "\n" not in str(caught.value)

@@ -9,6 +9,7 @@ from sounds import tree, write
 
 from tunesmith import captioners
 from tunesmith.analysis.loudness import integrated_lufs, true_peak_dbtp
+from tunesmith.analysis.tonality import KEYS
 from tunesmith.captioners import Told
 from tunesmith.data import load_dataset, prepare
 from tunesmith.errors import Stopped, UserError
@@ -187,25 +188,58 @@ def test_variants_are_made_of_training_clips_and_their_captions_follow(tmp_path)
     assert tree(tmp_path / "again") == tree(tmp_path / "d")
 
 
-def test_columns_that_a_variant_makes_false_are_left_out(tmp_path):
+def test_columns_follow_a_variant_or_are_left_out(tmp_path):
     pytest.importorskip("audiomentations")
     for number in range(3):
-        put(tmp_path / "src" / f"{number}.wav", music(6.0, number))
-    rows = [
-        {"file_name": f"{n}.wav", "text": "chords", "bpm": 120, "mood": "calm"} for n in range(3)
-    ]
+        put(tmp_path / "src" / f"{number}.wav", music(4.0, number))
+    said = {"text": "chords", "bpm": 120, "key": "Am", "mood": "calm", "mode": "minor"}
+    rows = [{"file_name": f"{n}.wav", **said, "lyrics": "la"} for n in range(3)]
     (tmp_path / "src" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    prepare(tmp_path / "src", tmp_path / "d", augment=["stretch"], variants=1, **SHORT)
+    operations = ["stretch", "pitch"]
+    prepare(tmp_path / "src", tmp_path / "d", augment=operations, variants=4, **SHORT)
+    stretched = shifted = 0
     for clip in load_dataset(tmp_path / "d"):
-        assert clip.extra["mood"] == "calm"
-        assert ("bpm" in clip.extra) == (not clip.variant_of)
+        done = json.loads(clip.extra.get("augmentation", "{}"))
+        factor, steps = done.get("tempo_factor", 1.0), int(done.get("pitch_semitones", 0))
+        stretched, shifted = stretched + (factor != 1), shifted + (steps != 0)
+        assert float(clip.extra["bpm"]) == pytest.approx(120 * factor, abs=0.006)
+        assert clip.extra["key"] == KEYS[12 + (9 + steps) % 12]
+        assert (clip.extra["mood"], clip.extra["lyrics"]) == ("calm", "la")
+        assert ("mode" in clip.extra) == (not clip.variant_of)
+    assert stretched and shifted
 
 
 def test_clips_of_a_steady_piece_are_given_one_tempo(tmp_path):
     put(tmp_path / "src" / "a.wav", music(60.0, 0, bpm=110))
     prepare(tmp_path / "src", tmp_path / "d", min_s=6.0, max_s=10.0, workers=0)
-    told = {clip.caption.split(",")[0] for clip in load_dataset(tmp_path / "d")}
-    assert len({text for text in told if "bpm" in text}) == 1
+    clips = load_dataset(tmp_path / "d")
+    told = {clip.caption.split(",")[0] for clip in clips}
+    (tempo,) = {text for text in told if "bpm" in text}
+    assert {f"{clip.extra['bpm']} bpm" for clip in clips if "bpm" in clip.extra} == {tempo}
+
+
+def test_what_was_measured_is_a_column_that_follows_variants(tmp_path):
+    pytest.importorskip("audiomentations")
+    put(tmp_path / "src" / "a.wav", music(60.0, 0, bpm=110))
+    options = {"min_s": 6.0, "max_s": 10.0, "workers": 0, "caption": "x"}
+    prepare(tmp_path / "src", tmp_path / "d", augment=["stretch"], variants=4, **options)
+    clips = load_dataset(tmp_path / "d")
+    measures = {row["file"]: row["facts"] for row in lines(tmp_path / "d" / "measures.jsonl")}
+    originals = {clip.path.name: clip for clip in clips if not clip.variant_of}
+    followed = 0
+    for clip in clips:
+        facts = measures[clip.path.relative_to(tmp_path / "d").as_posix()]
+        assert clip.extra.get("key", "") == (facts["key"] or "")
+        if facts["tempo_bpm"] is None:
+            assert "bpm" not in clip.extra
+        elif clip.variant_of:
+            factor = json.loads(clip.extra["augmentation"])["tempo_factor"]
+            before = float(originals[clip.variant_of].extra["bpm"])
+            assert float(clip.extra["bpm"]) == pytest.approx(before * factor, abs=1.1)
+            followed += round(before) != round(float(clip.extra["bpm"]))
+        else:
+            assert float(clip.extra["bpm"]) == pytest.approx(110, abs=3)
+    assert followed
 
 
 def test_a_voice_keeps_its_pitch(tmp_path):

@@ -9,20 +9,34 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import write_data, write_noise
+from contract.ace_step import save_ace_step
+from tiny import save_stable_audio, save_stable_audio_3, write_data, write_noise
 
 from tunesmith.config import load_config
 from tunesmith.config.recipes import Change
 from tunesmith.errors import ConfigError, Stopped, UserError
 from tunesmith.families import find_base
 from tunesmith.formats.card import model_card
-from tunesmith.registry import recipes
+from tunesmith.registry import plugins, recipes
 from tunesmith.report.run import report_on_run
 from tunesmith.training import run as run_module
 from tunesmith.training.recipe import is_prepared, told, with_data
 from tunesmith.training.signals import StopFlag
 
-ISSUE = {"genre": (32, 1e-4, (500, 2000)), "style": (16, 1e-4, (300, 1000))}
+ISSUE = {
+    "genre": (32, 1e-4, (500, 2000)),
+    "style": (16, 1e-4, (300, 1000)),
+    "accent": (32, 1e-4, (500, 2000)),
+    "inpaint": (32, 1e-4, (500, 2000)),
+}
+PICKY = {"accent": ("ace_step",), "inpaint": ("ace_step", "stable_audio", "stable_audio_3")}
+"""Recipes that not every family can do, and those that can."""
+
+DIFFUSION = {
+    "stable_audio": save_stable_audio,
+    "stable_audio_3": save_stable_audio_3,
+    "ace_step": save_ace_step,
+}
 SHORT = ["train.steps=2", "preview.every=0", "base.dtype=float32"]
 
 
@@ -30,6 +44,13 @@ SHORT = ["train.steps=2", "preview.every=0", "base.dtype=float32"]
 def hub_like(tiny_base: Path, tmp_path: Path) -> Path:
     """The tiny base, which has no word of its own about any recipe."""
     return tiny_base
+
+
+@pytest.fixture(scope="module")
+def diffusers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tiny bases that make sound from noise, by family."""
+    folder = tmp_path_factory.mktemp("diffusers")
+    return {name: save(folder / name) for name, save in DIFFUSION.items()}
 
 
 @pytest.fixture
@@ -66,27 +87,84 @@ def by_key(loaded: Any) -> dict[str, Change]:
 
 @pytest.mark.parametrize("name", recipes())
 def test_every_recipe_stands_on_a_base_without_notes(
-    name: str, load: Callable[..., Any], hub_like: Path
+    name: str, load: Callable[..., Any], hub_like: Path, diffusers: dict[str, Path]
 ):
     """Its numbers are the run's, nothing is called changed, and its steps lie in its own range."""
-    loaded = load(name, hub_like)
+    plain = name not in PICKY
+    # What those stand on is so small that the recipe's rank does not go into it.
+    loaded = load(name, hub_like) if plain else load(name, diffusers["ace_step"], "method.rank=8")
     assert loaded.config.recipe == loaded.recipe.name == name
-    assert loaded.recipe.changes == ()
+    assert [one.key for one in loaded.recipe.changes] == ([] if plain else ["method.rank"])
     low, high = loaded.recipe.steps
     assert low <= loaded.config.train.steps <= high
     assert loaded.config.method["name"] == "lora"
     if name in ISSUE:
         rank, lr, steps = ISSUE[name]
-        assert (loaded.method_config.rank, loaded.config.train.lr) == (rank, lr)
+        used = loaded.method_config.rank if plain else by_key(loaded)["method.rank"].recipe
+        assert (used, loaded.config.train.lr) == (rank, lr)
         assert loaded.recipe.steps == steps
         assert (loaded.recipe.prepare.min_s, loaded.recipe.prepare.max_s) == (10, 30)
-    assert set(loaded.method_config.targets) == {"q", "k", "v", "o"}
+    more = {"up", "down"} if name == "inpaint" else set()
+    assert set(loaded.method_config.targets) == {"q", "k", "v", "o"} | more
+    assert loaded.config.data.require == (("lyrics", "language") if name == "accent" else ())
+    assert (loaded.task_config is not None) == (name == "inpaint")
     assert (loaded.tokens_config is not None) == (name in ("style", "instrument"))
     assert (loaded.config.data.keep_best < 1) == (name == "quality")
 
 
+@pytest.mark.parametrize("family", DIFFUSION)
+@pytest.mark.parametrize("name", recipes())
+def test_recipes_are_for_every_family_or_say_why_not(
+    name: str, family: str, load: Callable[..., Any], diffusers: dict[str, Path]
+):
+    """None but those that need a voice, or holes, name a family, not even in what they leave out."""
+    small = {"method.rank": 8}
+    if family in PICKY.get(name, DIFFUSION):
+        loaded = load(name, diffusers[family], **small)
+        assert {one.key for one in loaded.recipe.changes} <= {"method.rank"}
+        if name == "instrument":
+            load(name, diffusers[family], method="dreambooth", **small, **{"concept.check": False})
+        return
+    with pytest.raises(ConfigError) as caught:
+        load(name, diffusers[family], **small)
+    (line,) = str(caught.value).splitlines()
+    assert f"the recipe '{name}' needs a base that sings lyrics" in line and "ace_step" in line
+
+
+@pytest.mark.parametrize("family", plugins("families"))
+def test_families_are_told_what_their_spec_says(family: str):
+    """Recipes are refused by SPEC alone, before anything is loaded."""
+    found = plugins("families")[family]
+    assert set(found.spec.get("columns", ())) == set(found.load().tiny(0).columns)
+
+
+def test_musicgen_neither_sings_nor_fills_holes(load: Callable[..., Any], hub_like: Path):
+    for name, reason in (
+        ("accent", r"base: the recipe 'accent' needs a base that sings lyrics: musicgen is told"),
+        ("inpaint", r"task.name: family musicgen cannot learn to fill holes: "),
+    ):
+        with pytest.raises(ConfigError, match=reason) as caught:
+            load(name, hub_like)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+def test_accent_trains_the_attentions_and_nothing_else(
+    load: Callable[..., Any], diffusers: dict[str, Path]
+):
+    config = load("accent", diffusers["ace_step"], **{"method.rank": 8}).method_config
+    assert config.roles == ("self_attention", "cross_attention")
+
+
+def test_inpaint_shows_spans_and_tails_and_some_whole(
+    load: Callable[..., Any], diffusers: dict[str, Path]
+):
+    loaded = load("inpaint", diffusers["stable_audio"], **{"method.rank": 8})
+    assert (loaded.task_config.masks, loaded.task_config.plain) == (("span", "tail"), 0.1)
+    assert loaded.config.train.batch_size == 4
+
+
 def test_pocket_changes_numbers_and_says_so(load: Callable[..., Any]):
-    for name in recipes():
+    for name in recipes().keys() - PICKY.keys():
         loaded = load(name, "pocket")
         notes = find_base("pocket").notes["recipes"][name]
         for key, value in notes.items():
@@ -258,6 +336,19 @@ def test_a_resumed_run_tells_the_same_changes(
     card, page = model_card(folder), report_on_run(folder).read_text()
     assert "| `train.lr` | 0.0001 | 0.002 | the notes of" in card
     assert "Recipe: genre" in page and "0.0001" in page and "0.002" in page
+
+
+def test_clips_without_what_is_required_are_refused_before_the_base_is_loaded(
+    settings: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    data = write_data(tmp_path / "some", (0.6,) * 4, valid=1)
+    rows = [f"{number}.wav,words" for number in range(2)]
+    (data / "train" / "metadata.csv").write_text("\n".join(["file_name,lyrics", *rows]))
+    monkeypatch.setattr(run_module, "load_base", lambda *_, **__: pytest.fail("was loaded"))
+    loaded = load_config(settings=settings(data=str(data), data__require=("lyrics",)))
+    with pytest.raises(UserError, match=r"2 of 4 clips have no lyrics \(train/2\.wav\)"):
+        run_module.train(loaded)
+    assert not (tmp_path / "run" / "run.json").exists()
 
 
 def test_the_best_clips_alone_are_trained_on(

@@ -30,6 +30,7 @@ SPEC = {
     "channels": [2],
     "max_s": 600.0,
     "library": "diffusers",
+    "parts": ["transformer", "condition_encoder", "text_encoder", "vae"],
     "loss_unit": "squared error",
     "columns": ["lyrics", "language", "bpm", "key", "time_signature"],
     "roles": ["self_attention", "cross_attention", "feed_forward", "text_embedding", "conditioner"],

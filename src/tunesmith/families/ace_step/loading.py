@@ -8,11 +8,10 @@ from typing import Any
 from transformers import AutoTokenizer, Qwen3Model
 
 from tunesmith.errors import UserError
-from tunesmith.families._bases import Base
-from tunesmith.families._diffusers import folders_hash, load_part, words_hash
+from tunesmith.families._bases import Base, base_hash, folders_hash
+from tunesmith.families._diffusers import load_part, words_hash
 from tunesmith.families.ace_step.bundle import AceStepBundle
 
-_PARTS = ("transformer", "condition_encoder", "text_encoder", "vae")
 _KNOWN = {"scheduler": "FlowMatchEulerDiscreteScheduler", "text_encoder": "Qwen3Model"}
 
 
@@ -57,7 +56,7 @@ def load(base: Base, *, device: Any = "cpu", dtype: Any = None) -> AceStepBundle
     if str(device) != "meta":
         text = folders_hash(base.path, ["text_encoder"]) + words_hash(base.path / "tokenizer")
         hashes = {
-            "base_hash": folders_hash(base.path, _PARTS),
+            "base_hash": base_hash(base),
             "codec_hash": folders_hash(base.path, ["vae"]),
             "text_hash": hashlib.sha256(text.encode()).hexdigest(),
         }

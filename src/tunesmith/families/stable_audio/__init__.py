@@ -23,6 +23,7 @@ SPEC = {
     "max_s": 47.5,
     "roles": ["self_attention", "cross_attention", "feed_forward", "text_embedding", "conditioner"],
     "library": "diffusers",
+    "parts": ["transformer", "projection_model", "text_encoder", "vae"],
     "loss_unit": "squared error",
     "pretraining_lr": 5e-5,
     "defaults": {

@@ -8,11 +8,9 @@ from typing import Any
 from transformers import AutoTokenizer, T5EncoderModel
 
 from tunesmith.errors import UserError
-from tunesmith.families._bases import Base
-from tunesmith.families._diffusers import folders_hash, load_part, words_hash
+from tunesmith.families._bases import Base, base_hash, folders_hash
+from tunesmith.families._diffusers import load_part, words_hash
 from tunesmith.families.stable_audio.bundle import StableAudioBundle
-
-_PARTS = ("transformer", "projection_model", "text_encoder", "vae")
 
 
 def load(base: Base, *, device: Any = "cpu", dtype: Any = None) -> StableAudioBundle:
@@ -43,7 +41,7 @@ def load(base: Base, *, device: Any = "cpu", dtype: Any = None) -> StableAudioBu
     if str(device) != "meta":
         text = folders_hash(base.path, ["text_encoder"]) + words_hash(base.path / "tokenizer")
         hashes = {
-            "base_hash": folders_hash(base.path, _PARTS),
+            "base_hash": base_hash(base),
             "codec_hash": folders_hash(base.path, ["vae"]),
             "text_hash": hashlib.sha256(text.encode()).hexdigest(),
         }

@@ -28,6 +28,7 @@ SPEC = {
     "channels": 2,
     "max_s": 384.0,
     "library": "diffusers",
+    "parts": ["transformer", "duration_embedder", "text_encoder", "vae"],
     "loss_unit": "squared error",
     "roles": ["self_attention", "cross_attention", "feed_forward", "text_embedding", "conditioner"],
     "defaults": {
