@@ -109,8 +109,11 @@ def cells(options: bool = False) -> Iterator[Cell]:
             if verdict != "ok" or not (first or method in ("full", "lora")):
                 continue
             yield Cell(variant, method)
+            roles = plugin("families", variant.family).spec["roles"]
             for more in _OPTIONS.get(method, []) if options and first else []:
-                yield Cell(variant, method, tuple(more.items()))
+                # A prefix before the conditioning needs something that reads one.
+                if more.get("placement") != "input" or "cross_attention" in roles:
+                    yield Cell(variant, method, tuple(more.items()))
 
 
 def noise(bundle: Bundle, seconds: float, seed: int) -> Audio:
