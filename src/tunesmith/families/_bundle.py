@@ -68,6 +68,7 @@ class Bundle(ABC):
         columns: columns of a data set, beside the caption, that it is conditioned on; empty for most.
         draws_noise: its loss draws noise and times from ``Batch.seeds``, so that one value of it is a
             sample: what measures or overfits a clip has to take several.
+        codec_s: seconds of sound that its codec takes at once; a longer one goes through it in parts.
         fixed: parameters, as ``component/path``, that ``full`` leaves alone: constants that a library keeps
             as parameters, and what the loss never reaches.
         inpainting: how a sound with holes is shown to the model: ``own`` input, or ``widened``, where the
@@ -94,6 +95,7 @@ class Bundle(ABC):
     quantized: str = ""
     columns: tuple[str, ...] = ()
     draws_noise: bool = False
+    codec_s: float = float("inf")
     fixed: frozenset[str] = frozenset()
     inpainting: Literal["", "own", "widened"] = ""
     no_inpainting: str = "it does not make sound from noise"

@@ -304,7 +304,7 @@ def memory(request: Request) -> Memory:
         "gradients": bytes_trained,
         "optimizer's own": bytes_trained if request.optimizer == "adamw" else 0,
     }
-    longest = max(one.seconds for one in request.passes)
+    longest = min(max(one.seconds for one in request.passes), seen.bundle.codec_s)
     first, second = seen.encode_at
     encoding = max(0, int(first + (second - first) * (longest - _HEARD[0])))
     codec = 0 if mapped else seen.codec_bytes
@@ -315,7 +315,8 @@ def memory(request: Request) -> Memory:
     listening = 0
     if request.preview_s:
         listening = max(
-            _cache_bytes(seen.bundle, request), int(heap * seen.decode_bytes * request.preview_s)
+            _cache_bytes(seen.bundle, request),
+            int(heap * seen.decode_bytes * min(request.preview_s, seen.bundle.codec_s)),
         )
     phases: dict[str, dict[str, int]] = {
         "training": held | step,

@@ -27,6 +27,7 @@ from tunesmith.types import Audio, Batch, Details, Example, GenerationSettings, 
 
 # The pipeline's, but for the steps of a base: its own 8 are a turbo's, its authors advise 32 to 64.
 _STEPS, _FEW_STEPS, _GUIDANCE, _SHIFT = 50, 8, 7.0, 3.0
+_PART = 512  # frames that go through the autoencoder at once, 20 s
 _APART = 0.25  # latents have about unit variance; of unrelated ones 86 % lie further apart
 
 
@@ -75,6 +76,7 @@ class AceStepBundle(Bundle):
         self.sample_rate_hz = int(codec_config["sampling_rate"])
         self.channels = int(codec_config["audio_channels"])
         self.frame_rate_hz = self.sample_rate_hz / self.hop
+        self.codec_s = _PART / self.frame_rate_hz
         encoder = parts["text_encoder"]
         self.module = AceStepLoss(transformer, conditioner, encoder, self.frame_rate_hz)
         self.module.requires_grad_(False)
@@ -123,7 +125,8 @@ class AceStepBundle(Bundle):
             self._codec = self._load_codec().to(self.device)
             # In parts that overlap: a minute at once would take more memory than all that trains.
             self._codec.use_tiling = True
-            self._codec.tile_sample_min_length = self._codec.tile_latent_min_length * self.hop
+            self._codec.tile_latent_min_length = _PART
+            self._codec.tile_sample_min_length = _PART * self.hop
         return self._codec.eval()
 
     def release_codec(self) -> None:

@@ -70,6 +70,7 @@ class StableAudio3Bundle(Bundle):
         self.sample_rate_hz = int(codec_config["sampling_rate"])
         self.channels = int(codec_config["audio_channels"])
         self.frame_rate_hz = self.sample_rate_hz / self.hop
+        self.codec_s = parts_of_sound.WHOLE / self.frame_rate_hz
         conditioner = parts["duration_embedder"]
         self.module = StableAudio3Loss(transformer, conditioner, text, self.frame_rate_hz)
         self.module.requires_grad_(False)
