@@ -342,3 +342,20 @@ def test_sound_as_long_as_it_was_asked_for(folder: Path):
     bundle = opened(folder)
     audio: Audio = bundle.generate(["x"], 0.5, [1])[0]
     assert audio.samples.shape == (2, 12 * 64)  # twelve whole frames
+
+
+def test_what_is_cached_is_not_shared_with_another_family(tmp_path: Path):
+    """Two families may have one and the same text encoder, and keep different things of it."""
+    from tiny import write_data
+
+    from tunesmith.data.encode import encode
+    from tunesmith.data.load import load_dataset
+    from tunesmith.families.musicgen import tiny as musicgen
+
+    clips = load_dataset(write_data(tmp_path, (0.4, 0.5, 0.6)))
+    ours, theirs = tiny(0, channels=1), musicgen(0)
+    theirs._codec_hash, theirs._text_hash = ours.codec_hash, ours.text_hash
+    for bundle in (theirs, ours):
+        found = encode(clips, bundle)[0]
+        assert found.text.keys() == bundle.encode_text(["x"])[0].keys()
+        assert found.codes.shape[0] == (4 if bundle is theirs else 8)

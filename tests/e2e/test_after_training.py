@@ -97,7 +97,7 @@ def test_mistakes_are_one_line_and_a_mend(folder: Path, tiny_base: Path, other_b
         (["merge", "jazz", "--base", other_base, *out], "was made for base"),
         (["extract", "full", "--rank", 99, *out], "--rank 99 is not in 1..32"),
         (["export", "bottleneck", "--to", "peft", *out], "PEFT cannot hold bottleneck"),
-        (["export", "jazz", "--to", "onnx", *out], "give peft or merged"),
+        (["export", "jazz", "--to", "onnx", *out], "give peft, diffusers or merged"),
         (["import", "jazz", "--base", tiny_base, *out], "adapter_config.json: not readable"),
         (["push", "classical", "me/it"], "does not say which rights"),
         (["push", "jazz", "it"], "give owner/name"),

@@ -1,7 +1,8 @@
 """Clips to codes and captions to text states, once: cached by content, fetched when needed.
 
 A cache entry's name is the hash of everything that it depends on (the clip's bytes, the codec's
-weights; the caption, the text encoder's weights), so it is never stale and never shared by mistake.
+weights; the caption, the text encoder's weights), so it is never stale and never shared by mistake. Two
+families keep different things of the same text encoder, so their names are in it too.
 """
 
 from __future__ import annotations
@@ -175,9 +176,17 @@ def encode(
             raise Stopped(
                 number, f"stopped while encoding; {done} of {len(clips)} clips are in the cache"
             )
-        codes = _entry("codes", clip.sha256, bundle.codec_hash, bundle.channels)
+        codes = _entry("codes", bundle.family, clip.sha256, bundle.codec_hash, bundle.channels)
         without = [
-            _entry("codes", clip.sha256, bundle.codec_hash, bundle.channels, "band", number)
+            _entry(
+                "codes",
+                bundle.family,
+                clip.sha256,
+                bundle.codec_hash,
+                bundle.channels,
+                "band",
+                number,
+            )
             for number in range(bands)
         ]
         wanted = [place for place in (codes, *without) if not _usable(place)]
@@ -196,7 +205,7 @@ def encode(
         details = details_of(clip, bundle)
         for caption in (clip.caption, *clip.captions):
             said = [json.dumps(details, sort_keys=True)] if bundle.columns else []
-            texts.append(_entry("text", caption, bundle.text_hash, *said))
+            texts.append(_entry("text", bundle.family, caption, bundle.text_hash, *said))
             if not _usable(texts[-1]):
                 more = [[details]] if bundle.columns else []
                 _write(texts[-1], bundle.encode_text([caption], *more)[0])

@@ -171,6 +171,7 @@ def sampled(
         event: told ``prior`` with ``done`` and ``total``.
     """
     told = {
+        "family": bundle.family,
         "base": bundle.base_hash,
         "quantized": bundle.quantized,
         "prompts": list(prompts),
