@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
@@ -68,6 +68,7 @@ class Bundle(ABC):
         columns: columns of a data set, beside the caption, that it is conditioned on; empty for most.
         draws_noise: its loss draws noise and times from ``Batch.seeds``, so that one value of it is a
             sample: what measures or overfits a clip has to take several.
+        free_length: the text decides how long a take is; the length that is asked for is the most.
         codec_s: seconds of sound that its codec takes at once; a longer one goes through it in parts.
         fixed: parameters, as ``component/path``, that ``full`` leaves alone: constants that a library keeps
             as parameters, and what the loss never reaches.
@@ -95,6 +96,7 @@ class Bundle(ABC):
     quantized: str = ""
     columns: tuple[str, ...] = ()
     draws_noise: bool = False
+    free_length: bool = False
     codec_s: float = float("inf")
     fixed: frozenset[str] = frozenset()
     inpainting: Literal["", "own", "widened"] = ""
@@ -211,6 +213,15 @@ class Bundle(ABC):
             UserError: a token that the base already has, or a family without tokens.
         """
         raise self._cannot("learn new tokens")
+
+    def conditioning(self, examples: Sequence[Example]) -> Mapping[str, Any]:
+        """What an adapter of these clips keeps on its card, so that it is asked without them as it was
+        trained: a speaker's vector, say. Plain values; nothing in most families."""
+        return {}
+
+    def use_conditioning(self, values: Mapping[str, Any]) -> None:
+        """Take what :meth:`conditioning` gave for what prompts do not say; ``{}`` changes nothing."""
+        return
 
     def set_dropout(self, share: float) -> None:
         """Dropout of the trainable components while they train."""

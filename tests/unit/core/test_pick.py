@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tunesmith.families.musicgen.decode import pick
+from tunesmith.families._sampling import pick
 from tunesmith.types import GenerationSettings
 
 LOGITS = torch.tensor([0.3, 2.0, -1.0, 1.2, 0.0, 1.9])
