@@ -301,6 +301,7 @@ def attach_saved(bundle: Bundle, card: Mapping[str, Any], state: State, place: P
     adapter = attach_all(bundle, method, config, beside_of(card, place), None)
     try:
         adapter.load_state(state)
+        bundle.use_conditioning(card.get("conditioning") or {})
     except UserError:
         adapter.detach()
         raise

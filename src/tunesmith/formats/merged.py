@@ -164,7 +164,8 @@ def merge(folder: Path, out: Path, strength: float = 1.0, base_name: str | None 
     try:
         partial.mkdir(parents=True)
         bundle.export(partial)
-        notes = {key: base.notes[key] for key in ("defaults",) if key in base.notes}
+        said = {**base.notes, **{k: card[k] for k in ("conditioning",) if k in card}}
+        notes = {key: said[key] for key in ("defaults", "conditioning") if key in said}
         made_of = {
             "base": {key: card["base"][key] for key in ("name", "hash")},
             "adapter": {"name": folder.name, "hash": card_hash(folder)},

@@ -54,8 +54,11 @@ class Config:
     pull: float = 0.0
 
 
+_ON_REQUEST = ("text_encoder", "vocoder")  # not what a model is changed in, unless asked for
+
+
 def _chosen(bundle: Bundle, config: Config) -> tuple[str, ...]:
-    return config.components or tuple(name for name in bundle.components if name != "text_encoder")
+    return config.components or tuple(name for name in bundle.components if name not in _ON_REQUEST)
 
 
 def check(bundle: Bundle, config: Config) -> list[Fault]:

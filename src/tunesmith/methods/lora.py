@@ -22,7 +22,7 @@ from tunesmith.types import Site
 
 SPEC = {
     "summary": "low-rank adapters on attention (and feed-forward on request), through PEFT",
-    "roles": ["self_attention", "cross_attention", "feed_forward"],
+    "roles": ["self_attention", "cross_attention", "feed_forward", "vocoder"],
     "linear": True,
     "needs": "50-200 recordings at least (500 at best); little memory",
     "identity_at_start": True,
@@ -39,6 +39,8 @@ SPEC = {
 }
 
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
+_CONVOLUTIONS = "vocoder"
+"""A role of convolutions, all of which are targets: A is ``[r, k, w]``, B ``[d, r, 1]``."""
 _NAME = "default"
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 _PREFIX = "base_model."  # what PEFT puts before a name when a whole model is saved
@@ -56,7 +58,7 @@ class Config:
         dora: train magnitudes apart; slower, often better at low ranks.
         targets: which linears: q, k, v, o of attentions; gate (where there is one), up, down of
             feed-forwards.
-        roles: which seams; self_attention, cross_attention, feed_forward.
+        roles: which seams; self_attention, cross_attention, feed_forward, vocoder.
         paths: exact linears as component/path, instead of targets and roles; what blending, extracting and
             importing write.
     """
@@ -95,6 +97,7 @@ def linears(bundle: Bundle) -> dict[str, tuple[int, int]]:
     found = {
         f"{site.component}/{path}": _shape(bundle, site.component, path)
         for site in bundle.sites_of(SPEC["roles"])
+        if site.role != _CONVOLUTIONS
         for path in _named(site).values()
     }
     if "text_encoder" in bundle.components:
@@ -122,7 +125,8 @@ def target_paths(bundle: Bundle, config: Config) -> dict[str, list[str]]:
     for site in bundle.sites_of(config.roles):
         if site.role not in SPEC["roles"]:
             continue
-        paths = [path for short, path in _named(site).items() if short in config.targets]
+        every = site.role == _CONVOLUTIONS
+        paths = [path for short, path in _named(site).items() if every or short in config.targets]
         # Once each: a linear that makes queries, keys and values goes by three names.
         found.setdefault(site.component, []).extend(dict.fromkeys(paths))
     return {component: paths for component, paths in found.items() if paths}
@@ -136,8 +140,10 @@ def _nearest(name: str, known: Mapping[str, Any]) -> str:
 
 
 def _shape(bundle: Bundle, component: str, path: str) -> tuple[int, int]:
-    """``(d, k)`` of a linear."""
+    """``(d, k)`` of a linear; k of a convolution is channels times width of its kernel."""
     linear: Any = bundle.components[component].get_submodule(path)
+    if isinstance(linear, nn.Conv1d):
+        return linear.out_channels, linear.in_channels * linear.kernel_size[0]
     # Not the weight's own shape: four-bit weights are packed.
     return int(linear.out_features), int(linear.in_features)
 
@@ -303,7 +309,8 @@ def delta(state: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
         if name.endswith(_DOWN):
             root = name.removesuffix(_DOWN)
             up = state[f"{root}{_UP}"]
-            found[root.removeprefix(f"{_PREFIX}model.")] = config.scale * (up @ down)
+            change = config.scale * (up.flatten(1) @ down.flatten(1))
+            found[root.removeprefix(f"{_PREFIX}model.")] = change.view(len(up), *down.shape[1:])
     return found
 
 
@@ -324,6 +331,11 @@ def factors(state: State, config: Config) -> Factors:
             if name.endswith(_DOWN):
                 root = name.removesuffix(_DOWN)
                 path = root.removeprefix(f"{_PREFIX}model.")
+                if down.dim() != 2:
+                    raise UserError(
+                        f"{component}/{path} is a convolution: such adapters are not blended",
+                        "merge it into its base: `tunesmith merge`",
+                    )
                 found[f"{component}/{path}"] = (down, config.scale * tensors[f"{root}{_UP}"])
     return found
 

@@ -142,7 +142,7 @@ def _save(
         "pitfalls": state.pitfalls,
         "trainable_parameters": facts["trainable_parameters"],
         "trigger_tokens": [*facts["triggers"], *loop.adapter.state().get("tokens", {})],
-        **{name: facts[name] for name in ("recipe", "chosen") if facts.get(name)},
+        **{name: facts[name] for name in ("recipe", "chosen", "conditioning") if facts.get(name)},
         "rights": facts["rights"],
         "data": {
             side: {k: v for k, v in told.items() if k != "sha256"}

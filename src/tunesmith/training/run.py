@@ -218,6 +218,8 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
         if side != "general"
     }
     encoded = encode_sides({**sides, **named}, bundle, stop, event, bands)
+    kept = bundle.conditioning(encoded["train"])
+    bundle.use_conditioning(kept)  # previews are asked as the adapter will be
     main = Stream(MAIN, encoded["train"], encoded["train"].lengths, config.train.batch_size)
     sets = Sets([main, *others], encoded["valid"], encoded["general"], anchor, spare)
     bundle.release_codec()
@@ -235,6 +237,8 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
 
     count = sum(p.numel() for p in adapter.parameters().values())
     facts = run_facts(loaded, bundle, sides, device, dtype, count, chosen)
+    if kept:
+        facts["conditioning"] = dict(kept)
     if snapshot and earlier:
         check_unchanged(earlier, facts)
         facts["recipe"] = earlier.get("recipe")  # now all settings come from the run's own file
