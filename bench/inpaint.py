@@ -27,6 +27,7 @@ from bench.tagger import as_audio, sounds_of
 from pretrain.compose import compose
 from pretrain.spectral import mel_distance
 from tunesmith.config import load_config
+from tunesmith.errors import UserError
 from tunesmith.families import find_base, load
 from tunesmith.families._bundle import Bundle
 from tunesmith.formats.adapter import load_adapter
@@ -142,7 +143,14 @@ def main() -> None:
     args = options.parse_args()
     clips, held = (40, 4) if args.quick else (args.clips, args.held_out)
     steps = 10 if args.quick else args.steps
-    base = find_base(args.base)
+    try:
+        base = find_base(args.base)
+    except UserError as error:
+        missing = f"not measured: {error.message}"
+        whats = ("adapted against latent replacement", "adapted against silence")
+        rows = [Row(f"hole filled: {what}", "<= 0.7x", None, missing=missing) for what in whats]
+        record("inpaint", "Inpainting", rows)
+        return
     bundle = load(base, device="cpu")
     rate, length = bundle.sample_rate_hz, int(bundle.max_s * bundle.sample_rate_hz)
     length_s = length / rate
