@@ -18,10 +18,23 @@ pytest.importorskip("mido", reason="the composer's extra is not installed")
 
 from diffusers import StableAudioPipeline
 
-from pretrain import checkpoint, diffusion, diffusion_autoencoder, diffusion_model
+from pretrain import (
+    checkpoint,
+    diffusion,
+    diffusion_autoencoder,
+    diffusion_decoder,
+    diffusion_encode,
+    diffusion_model,
+)
 from pretrain.compose import compose
 from pretrain.diffusion_autoencoder import FINISHED, FRAME_RATE_HZ, HOP, NAME, WINDOW, posterior
 
+pytestmark = [
+    # diffusers builds its autoencoder with a function that torch deprecates,
+    pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning"),
+    # and asks its noise sampler for what rounding leaves of a bound.
+    pytest.mark.filterwarnings("ignore:Should have t[ab]:UserWarning"),
+]
 TINY, LATENT = (16, 8), 8
 
 
@@ -80,11 +93,24 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def test_the_autoencoder_goes_on_exactly(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diffusion_autoencoder, "SAVE_EVERY_S", -1.0)
+    monkeypatch.setattr(diffusion_autoencoder, "BATCH", 1)
 
     def train() -> None:
         diffusion_autoencoder.train(work, 3, 1e6, 0, sizes=TINY)
 
     assert same(*whole_and_parts(work / f"{NAME}.safetensors", train, monkeypatch))
+
+
+def test_the_decoder_alone_goes_on_exactly(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diffusion_decoder, "SAVE_EVERY_S", -1.0)
+    begun = diffusion_autoencoder.build_autoencoder(0, *TINY)
+    checkpoint.save(work / f"{FINISHED}.safetensors", begun, None, {"step": 1})
+
+    def train() -> None:
+        diffusion_decoder.train(work, 3, 1e6, 0, sizes=TINY)
+
+    path = work / f"{diffusion_encode.DECODER}.safetensors"
+    assert same(*whole_and_parts(path, train, monkeypatch))
 
 
 def test_the_transformer_goes_on_exactly(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,13 +130,21 @@ def test_finished_latents_have_unit_variance_and_sound_the_same(work: Path) -> N
     diffusion_autoencoder.unit_variance(model, audio)
     model.encoder.conv2.weight_g *= 3.0
     checkpoint.save(work / f"{NAME}.safetensors", model, None, {"step": 1})
-    diffusion_autoencoder.finish(work, 0, TINY)
+    diffusion_autoencoder.finish(work, 0, TINY, windows=4)
     done: Any = diffusion_autoencoder.build_autoencoder(0, *TINY)
     checkpoint.load(work / f"{FINISHED}.safetensors", done)
     before, after = (posterior(m.encoder(audio))[0] for m in (model, done))
     assert before.std() > 2
     assert after.std() == pytest.approx(1, abs=0.1)
     torch.testing.assert_close(done.decoder(after), model.decoder(before), rtol=1e-4, atol=1e-5)
+
+
+def test_an_autoencoder_in_the_folders_layout_begins_a_work_folder(work: Path) -> None:
+    model: Any = diffusion_autoencoder.build_autoencoder(3, *TINY)
+    model.save_pretrained(work / "vae")
+    diffusion_encode.adopt(work, work / "vae")
+    found: Any = diffusion_encode.load_autoencoder(work, 0, TINY)
+    assert same(dict(model.state_dict()), dict(found.state_dict()))
 
 
 def test_a_window_that_ends_early_ends_in_silence(work: Path) -> None:
