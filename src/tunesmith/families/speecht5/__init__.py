@@ -19,6 +19,7 @@ SPEC = {
     "licence": "MIT",
     "sample_rate_hz": 16000,
     "channels": [1],
+    "columns": ["speaker"],
     "max_s": 20.0,
     "roles": ["self_attention", "cross_attention", "feed_forward", "text_embedding", "vocoder"],
     "loss_unit": "log10 mel distance and stop",
