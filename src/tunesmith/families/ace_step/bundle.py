@@ -6,32 +6,28 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers.models.transformers.ace_step_transformer import AceStepAttention
 from torch import Tensor, nn
 
-from tunesmith.errors import UserError
-from tunesmith.families._bundle import Bundle
 from tunesmith.families._diffusers import quiet
+from tunesmith.families._latents import LatentBundle
 from tunesmith.families.ace_step import SPEC, text
 from tunesmith.families.ace_step.attention import make_joinable
 from tunesmith.families.ace_step.loss import TERM, AceStepLoss
 from tunesmith.families.ace_step.sample import Held, sample, stepwise_difference
-from tunesmith.families.ace_step.sites import TEXT_TABLE, sites_of
+from tunesmith.families.ace_step.sites import sites_of
 from tunesmith.families.ace_step.words import Words, stacked
 from tunesmith.types import Audio, Batch, Details, Example, GenerationSettings, Source
 
 # The pipeline's, but for the steps of a base: its own 8 are a turbo's, its authors advise 32 to 64.
 _STEPS, _FEW_STEPS, _GUIDANCE, _SHIFT = 50, 8, 7.0, 3.0
 _PART = 512  # frames that go through the autoencoder at once, 20 s
-_APART = 0.25  # latents have about unit variance; of unrelated ones 86 % lie further apart
 
 
-class AceStepBundle(Bundle):
+class AceStepBundle(LatentBundle):
     """An ACE-Step. ``codec`` comes and goes; ``module`` stays.
 
     Args:
@@ -45,9 +41,8 @@ class AceStepBundle(Bundle):
 
     family = "ace_step"
     module: AceStepLoss
-    settings = ("guidance", "steps")
     columns = text.COLUMNS
-    draws_noise = True
+    apart = 0.25  # of unrelated latents 86 % lie further apart
     inpainting = "own"
     # What only rows without a caption reach, and what the library keeps but never calls.
     fixed = frozenset(
@@ -70,7 +65,6 @@ class AceStepBundle(Bundle):
     ) -> None:
         transformer, conditioner = parts["transformer"], parts["condition_encoder"]
         make_joinable(transformer)
-        self._codec: Any = None
         self._load_codec, self._load_rest = load_codec, load_rest
         self.hop = math.prod(codec_config["downsampling_ratios"])
         self.sample_rate_hz = int(codec_config["sampling_rate"])
@@ -106,19 +100,6 @@ class AceStepBundle(Bundle):
         self.sites = sites_of(transformer, conditioner, encoder)
 
     @property
-    def device(self) -> torch.device:
-        return next(self.module.parameters()).device
-
-    @property
-    def codec_hash(self) -> str:
-        return self._codec_hash
-
-    @property
-    def text_hash(self) -> str:
-        embedding = self.components["text_encoder"].get_submodule(TEXT_TABLE)
-        return self._words.fingerprint(self._text_hash, embedding)
-
-    @property
     def codec(self) -> Any:
         """The autoencoder, loaded if it is not there."""
         if self._codec is None:
@@ -129,25 +110,13 @@ class AceStepBundle(Bundle):
             self._codec.tile_sample_min_length = _PART * self.hop
         return self._codec.eval()
 
-    def release_codec(self) -> None:
-        self._codec = None
-
     # --- in ---
 
     @torch.no_grad()  # not inference mode: autograd refuses tensors that were made in it
     def encode_audio(self, audio: Audio) -> Tensor:
         """Means of the autoencoder's posterior, ``[C, T]``: a cache has to hold one value."""
-        if audio.sample_rate_hz != self.sample_rate_hz or audio.channels not in (1, self.channels):
-            raise UserError(
-                f"audio is {audio.sample_rate_hz} Hz, {audio.channels} channels; "
-                f"base '{self.name}' takes {self.sample_rate_hz} Hz, {self.channels}",
-                "run `tunesmith prepare` for this base",
-            )
         codec = self.codec
-        length = -(-audio.samples.shape[1] // self.hop) * self.hop
-        wave = torch.zeros((1, self.channels, length), device=self.device)
-        samples = torch.from_numpy(np.ascontiguousarray(audio.samples, dtype=np.float32))
-        wave[0, :, : samples.shape[1]] = samples.to(self.device)
+        wave = self._wave(audio)
         found = codec.encode(wave.to(next(codec.parameters()).dtype)).latent_dist.mode()
         return found[0].float().cpu().contiguous()
 
@@ -239,14 +208,6 @@ class AceStepBundle(Bundle):
         held = Held(latents, keep, strength)
         return self._sampled(told, frames, seeds, settings, held, should_stop)
 
-    def _kept(self, spans: Sequence[tuple[float, float]], frames: int) -> Tensor:
-        """``[T]``, false in every frame that a span touches."""
-        keep = torch.ones(frames, dtype=torch.bool)
-        for begin, end in spans:
-            first = int(begin * self.frame_rate_hz + 1e-6)
-            keep[first : math.ceil(end * self.frame_rate_hz - 1e-6)] = False
-        return keep
-
     def _told(
         self, prompts: Sequence[str], details: Sequence[Details] | None, duration_s: float
     ) -> dict[str, Tensor]:
@@ -267,9 +228,7 @@ class AceStepBundle(Bundle):
         held: Held | None,
         should_stop: Callable[[], int],
     ) -> list[Tensor]:
-        was_training = self.module.training
-        self.module.eval()
-        try:
+        with self._evaluating():
             whole = sample(
                 self.module,
                 self.scheduler,
@@ -282,22 +241,12 @@ class AceStepBundle(Bundle):
                 held=held,
                 should_stop=should_stop,
             )
-        finally:
-            self.module.train(was_training)
         return [one.contiguous() for one in whole.cpu()]
 
     def agreement(self, example: Example) -> float:
-        was_training = self.module.training
-        self.module.eval()
-        try:
+        with self._evaluating():
             told, data = stacked([example.text], [False]), example.codes[None]
             return stepwise_difference(self.module, self.scheduler, told, data, self._shift, [0])
-        finally:
-            self.module.train(was_training)
-
-    def mismatch(self, wanted: Tensor, given: Tensor) -> float:
-        """Share of values that lie further apart than a quarter of what is usual."""
-        return float(((wanted.float() - given.float()).abs() > _APART).double().mean())
 
     # --- the rest ---
 
@@ -311,15 +260,6 @@ class AceStepBundle(Bundle):
             for module in self.components[name].modules():
                 if isinstance(module, AceStepAttention):
                     module.dropout = share
-
-    def text_pieces(self, text: str) -> list[str]:
-        return self._words.pieces(text)
-
-    def text_ids(self, text: str) -> list[int]:
-        return self._words.known_ids(text)
-
-    def use_tokens(self, tokens: Mapping[str, int]) -> Mapping[str, tuple[int, ...]]:
-        return self._words.use(tokens)
 
     def pipeline(self) -> Any:
         """The base as it now is as diffusers' pipeline."""
@@ -336,10 +276,6 @@ class AceStepBundle(Bundle):
                 scheduler=type(self.scheduler).from_config(self.scheduler.config),
                 **self._load_rest(),
             )
-
-    def export(self, folder: Path) -> None:
-        with quiet():
-            self.pipeline().save_pretrained(folder)
 
     def checkpoint_activations(self, enabled: bool) -> None:
         for part in (self.module.transformer, self.module.conditioner):

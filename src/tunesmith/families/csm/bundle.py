@@ -17,12 +17,12 @@ from transformers.models.csm.modeling_csm import CsmAttention
 
 from tunesmith.errors import UserError
 from tunesmith.families._attention import make_joinable
-from tunesmith.families._bundle import Bundle
+from tunesmith.families._parts import PartsBundle
 from tunesmith.families._tokens import Vocabulary
 from tunesmith.families._transformers import quiet
 from tunesmith.families.csm.decode import sample_codes, stepwise_difference
 from tunesmith.families.csm.loss import CsmLoss, deep_places
-from tunesmith.families.csm.sites import COMPONENT, TEXT_TABLE, sites_of
+from tunesmith.families.csm.sites import COMPONENT, sites_of
 from tunesmith.families.csm.turns import LONGEST, Scribe, padded
 from tunesmith.types import Audio, Batch, Details, Example, GenerationSettings, Source
 
@@ -35,7 +35,7 @@ TEMPLATE = (
 """Chat template of an exported base that had none: a turn's text, then its sound."""
 
 
-class CsmBundle(Bundle):
+class CsmBundle(PartsBundle):
     """A CSM. ``codec`` comes and goes; ``module`` stays.
 
     The caption is what is spoken; ``speaker`` is the number of who speaks. A prompt may also be given a
@@ -112,38 +112,9 @@ class CsmBundle(Bundle):
         self.components: Mapping[str, nn.Module] = {COMPONENT: model}
         self.sites = sites_of(model)
 
-    @property
-    def device(self) -> torch.device:
-        return next(self.module.parameters()).device
-
-    @property
-    def codec_hash(self) -> str:
-        return self._codec_hash
-
-    @property
-    def text_hash(self) -> str:
-        table = self.components[COMPONENT].get_submodule(TEXT_TABLE)
-        return self._words.fingerprint(self._text_hash, table)
-
-    @property
-    def codec(self) -> Any:
-        """The codec, loaded if it is not there."""
-        if self._codec is None:
-            self._codec = self._load_codec()
-            self._codec.to(self.device)
-        return self._codec.eval()
-
-    def release_codec(self) -> None:
-        self._codec = None
-
     @torch.no_grad()  # not inference mode: autograd refuses tensors that were made in it
     def encode_audio(self, audio: Audio) -> Tensor:
-        if audio.sample_rate_hz != self.sample_rate_hz or audio.channels != 1:
-            raise UserError(
-                f"audio is {audio.sample_rate_hz} Hz, {audio.channels} channels; "
-                f"base '{self.name}' takes {self.sample_rate_hz} Hz, 1",
-                "run `tunesmith prepare` for this base",
-            )
+        self._check_sound(audio)
         samples = np.ascontiguousarray(audio.samples, dtype=np.float32)
         wave = torch.from_numpy(samples).to(self.device)
         codes = self.codec.encode(wave[None], num_quantizers=self.module.codebooks).audio_codes
@@ -205,14 +176,10 @@ class CsmBundle(Bundle):
             given = [self.encode_audio(audio) for audio in audio_prompts]
         text = padded(self.encode_text(prompts, details), [False] * len(prompts), self._pad)
         known = int(self._codec_config.codebook_size)
-        was_training = self.module.training
-        self.module.eval()
-        try:
+        with self._evaluating():
             codes = sample_codes(
                 self.module, text, most, known, seeds, settings, given, should_stop
             )
-        finally:
-            self.module.train(was_training)
         return [one.to(torch.int16) for one in codes]
 
     def remake_codes(
@@ -245,13 +212,9 @@ class CsmBundle(Bundle):
         return self.generate_codes(prompts, seconds, seeds, settings, given, should_stop, details)
 
     def agreement(self, example: Example) -> float:
-        was_training = self.module.training
-        self.module.eval()
-        try:
+        with self._evaluating():
             text = padded([example.text], [False], self._pad)
             return stepwise_difference(self.module, text, example.codes[None])
-        finally:
-            self.module.train(was_training)
 
     def mismatch(self, wanted: Tensor, given: Tensor) -> float:
         # Where one ends before the other, what is missing differs.
@@ -265,15 +228,6 @@ class CsmBundle(Bundle):
         for module in self.module.model.modules():
             if isinstance(module, CsmAttention):
                 module.attention_dropout = share
-
-    def text_pieces(self, text: str) -> list[str]:
-        return self._words.pieces(text)
-
-    def text_ids(self, text: str) -> list[int]:
-        return self._words.known_ids(text)
-
-    def use_tokens(self, tokens: Mapping[str, int]) -> Mapping[str, tuple[int, ...]]:
-        return self._words.use(tokens)
 
     def export(self, folder: Path) -> None:
         model = self.module.model

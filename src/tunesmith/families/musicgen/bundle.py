@@ -20,16 +20,16 @@ from transformers.models.musicgen.modeling_musicgen import MusicgenDecoder, Musi
 
 from tunesmith.errors import UserError
 from tunesmith.families._attention import make_joinable
-from tunesmith.families._bundle import Bundle
+from tunesmith.families._parts import PartsBundle
 from tunesmith.families._tokens import Vocabulary
 from tunesmith.families._transformers import quiet
 from tunesmith.families.musicgen.decode import sample_codes, stepwise_difference
 from tunesmith.families.musicgen.loss import MusicgenLoss
-from tunesmith.families.musicgen.sites import TEXT_TABLE, sites_of
+from tunesmith.families.musicgen.sites import sites_of
 from tunesmith.types import Audio, Batch, Details, Example, GenerationSettings, Source
 
 
-class MusicgenBundle(Bundle):
+class MusicgenBundle(PartsBundle):
     """A MusicGen. ``codec`` comes and goes; ``module`` stays.
 
     Args:
@@ -83,38 +83,9 @@ class MusicgenBundle(Bundle):
         } | ({"conditioner": model.enc_to_dec_proj} if hasattr(model, "enc_to_dec_proj") else {})
         self.sites = sites_of(model)
 
-    @property
-    def device(self) -> torch.device:
-        return next(self.module.parameters()).device
-
-    @property
-    def codec_hash(self) -> str:
-        return self._codec_hash
-
-    @property
-    def text_hash(self) -> str:
-        embedding = self.components["text_encoder"].get_submodule(TEXT_TABLE)
-        return self._words.fingerprint(self._text_hash, embedding)
-
-    @property
-    def codec(self) -> Any:
-        """The codec, loaded if it is not there."""
-        if self._codec is None:
-            self._codec = self._load_codec()
-            self._codec.to(self.device)
-        return self._codec.eval()
-
-    def release_codec(self) -> None:
-        self._codec = None
-
     @torch.no_grad()  # not inference mode: autograd refuses tensors that were made in it
     def encode_audio(self, audio: Audio) -> Tensor:
-        if audio.sample_rate_hz != self.sample_rate_hz or audio.channels not in (1, self.channels):
-            raise UserError(
-                f"audio is {audio.sample_rate_hz} Hz, {audio.channels} channels; "
-                f"base '{self.name}' takes {self.sample_rate_hz} Hz, {self.channels}",
-                "run `tunesmith prepare` for this base",
-            )
+        self._check_sound(audio)
         wave = torch.from_numpy(np.ascontiguousarray(audio.samples, dtype=np.float32)).to(
             self.device
         )
@@ -192,12 +163,8 @@ class MusicgenBundle(Bundle):
             # The end of a prompt is what has to be continued, so the front is what is cut.
             given = torch.stack([one[:, -shortest:] for one in known]).long()
         text = self._pad_text(self.encode_text(prompts), [prompt == "" for prompt in prompts])
-        was_training = self.module.training
-        self.module.eval()
-        try:
+        with self._evaluating():
             codes = sample_codes(self.module, text, frames, seeds, settings, given, should_stop)
-        finally:
-            self.module.train(was_training)
         return list(codes.to("cpu", torch.int16))
 
     def remake_codes(
@@ -230,13 +197,9 @@ class MusicgenBundle(Bundle):
         return self.generate_codes(prompts, seconds, seeds, settings, given, should_stop)
 
     def agreement(self, example: Example) -> float:
-        was_training = self.module.training
-        self.module.eval()
-        try:
+        with self._evaluating():
             text = self._pad_text([example.text], [False])
             return stepwise_difference(self.module, text, example.codes[None])
-        finally:
-            self.module.train(was_training)
 
     def mismatch(self, wanted: Tensor, given: Tensor) -> float:
         return float((wanted.long() != given.long()).double().mean())
@@ -250,15 +213,6 @@ class MusicgenBundle(Bundle):
                 # one, the memory-saving kernels cannot be used.
                 elif isinstance(module, MusicgenDecoder | MusicgenDecoderLayer):
                     module.dropout = share
-
-    def text_pieces(self, text: str) -> list[str]:
-        return self._words.pieces(text)
-
-    def text_ids(self, text: str) -> list[int]:
-        return self._words.known_ids(text)
-
-    def use_tokens(self, tokens: Mapping[str, int]) -> Mapping[str, tuple[int, ...]]:
-        return self._words.use(tokens)
 
     def export(self, folder: Path) -> None:
         model = self.module.model

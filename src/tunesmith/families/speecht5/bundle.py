@@ -17,15 +17,15 @@ from transformers.models.speecht5.modeling_speecht5 import SpeechT5Attention
 from transformers.models.speecht5.number_normalizer import EnglishNumberNormalizer
 
 from tunesmith.errors import UserError
-from tunesmith.families._bundle import Bundle
+from tunesmith.families._parts import PartsBundle
 from tunesmith.families._tokens import Vocabulary
 from tunesmith.families._transformers import quiet
 from tunesmith.families.speecht5 import speaker
 from tunesmith.families.speecht5.decode import speak, stepwise_difference
 from tunesmith.families.speecht5.loss import AFTER, ATTENTION, BEFORE, STOP, VOCODER, SpeechT5Loss
 from tunesmith.families.speecht5.sites import MODEL as MODEL_PART
-from tunesmith.families.speecht5.sites import TEXT_TABLE, sites_of, without_effect
 from tunesmith.families.speecht5.sites import VOCODER as VOCODER_PART
+from tunesmith.families.speecht5.sites import sites_of, without_effect
 from tunesmith.families.speecht5.vocoder import with_wave
 from tunesmith.types import Audio, Batch, Details, Example, GenerationSettings, Source
 
@@ -33,7 +33,7 @@ _APART = 0.2  # of log10 mels, 4 dB: less than two takes of one sentence differ 
 _TEXT_FILES = ("*.model", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json")
 
 
-class SpeechT5Bundle(Bundle):
+class SpeechT5Bundle(PartsBundle):
     """A SpeechT5. Its vocoder can be trained, so it stays in memory.
 
     Args:
@@ -103,17 +103,12 @@ class SpeechT5Bundle(Bundle):
         return weights | ({VOCODER: 1.0} if self.module.vocoder_trains else {})
 
     @property
-    def device(self) -> torch.device:
-        return next(self.module.parameters()).device
-
-    @property
     def codec_hash(self) -> str:
         return self._codec_hash + ("-wave" if self.module.vocoder_trains else "")
 
     @property
     def text_hash(self) -> str:
-        table = self.components[MODEL_PART].get_submodule(TEXT_TABLE)
-        own = self._words.fingerprint(self._text_hash, table)
+        own = super().text_hash
         # A row that says no speaker is encoded with this one.
         return f"{own}-{hash_of(self.voice)}" if bool(self.voice.any()) else own
 
@@ -126,12 +121,7 @@ class SpeechT5Bundle(Bundle):
     def encode_audio(self, audio: Audio) -> Tensor:
         """log10 mels ``[M, T]``, T a whole number of the decoder's steps; ``[M + hop, T]`` with the wave
         below them while the vocoder trains."""
-        if audio.sample_rate_hz != self.sample_rate_hz or audio.channels != 1:
-            raise UserError(
-                f"audio is {audio.sample_rate_hz} Hz, {audio.channels} channels; "
-                f"base '{self.name}' takes {self.sample_rate_hz} Hz, 1",
-                "run `tunesmith prepare` for this base",
-            )
+        self._check_sound(audio)
         wave = np.ascontiguousarray(audio.samples[0], dtype=np.float32)
         # The library's recipe has one frame more than whole hops; it takes at least a step of them.
         wave = np.pad(wave, (0, max(0, (self.module.reduction - 1) * self.hop - len(wave))))
@@ -220,12 +210,8 @@ class SpeechT5Bundle(Bundle):
             # The end of a prompt is what has to be continued, so the front is what is cut.
             given = torch.stack([one[:, -shortest:] for one in known])
         text = self._stacked(self.encode_text(prompts, details), [False] * len(prompts))
-        was_training = self.module.training
-        self.module.eval()
-        try:
+        with self._evaluating():
             rows = speak(self.module, text, frames, seeds, given, should_stop)
-        finally:
-            self.module.train(was_training)
         return [row.cpu() for row in rows]
 
     def remake_codes(
@@ -257,12 +243,8 @@ class SpeechT5Bundle(Bundle):
         return self.generate_codes(prompts, seconds, seeds, settings, given, should_stop, details)
 
     def agreement(self, example: Example) -> float:
-        was_training = self.module.training
-        self.module.eval()
-        try:
+        with self._evaluating():
             return stepwise_difference(self.module, self.collate([example], [0]).to(self.device))
-        finally:
-            self.module.train(was_training)
 
     def mismatch(self, wanted: Tensor, given: Tensor) -> float:
         """Share of mel values that differ by more than 4 dB; of frames that only one has, all do."""
@@ -297,15 +279,6 @@ class SpeechT5Bundle(Bundle):
                 module.p = share
             elif isinstance(module, SpeechT5Attention):
                 module.dropout = share
-
-    def text_pieces(self, text: str) -> list[str]:
-        return self._words.pieces(text)
-
-    def text_ids(self, text: str) -> list[int]:
-        return self._words.known_ids(text)
-
-    def use_tokens(self, tokens: Mapping[str, int]) -> Mapping[str, tuple[int, ...]]:
-        return self._words.use(tokens)
 
     def export(self, folder: Path) -> None:
         with quiet():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.errors import UserError
-from tunesmith.families._bundle import Bundle
 from tunesmith.families._diffusers import quiet
 from tunesmith.families._inpainting import WidenedInput
+from tunesmith.families._latents import LatentBundle
 from tunesmith.families._tokens import Vocabulary
 from tunesmith.families.stable_audio.attention import make_joinable
 from tunesmith.families.stable_audio.loss import TERM, StableAudioLoss
 from tunesmith.families.stable_audio.sample import Held, sample, stepwise_difference
-from tunesmith.families.stable_audio.sites import TEXT_TABLE, sites_of
+from tunesmith.families.stable_audio.sites import sites_of
 from tunesmith.types import (
     Audio,
     Batch,
@@ -32,10 +31,9 @@ from tunesmith.types import (
 
 _STEPS, _GUIDANCE = 100, 7.0  # the pipeline's own
 _HEARD_AFTER = 16  # frames of silence that a clip is encoded with, as in the window it is shown in
-_APART = 0.5  # latents have about unit variance; of unrelated ones 72 % lie further apart
 
 
-class StableAudioBundle(Bundle):
+class StableAudioBundle(LatentBundle):
     """A Stable Audio. ``codec`` comes and goes; ``module`` stays.
 
     Args:
@@ -48,8 +46,6 @@ class StableAudioBundle(Bundle):
 
     family = "stable_audio"
     module: StableAudioLoss
-    draws_noise = True
-    settings = ("guidance", "steps")
     inpainting = "widened"
     input_place = ("transformer", "proj_in")
     # The frequencies of a Fourier embedding, which diffusers keeps as a parameter, and those of a time
@@ -76,7 +72,6 @@ class StableAudioBundle(Bundle):
     ) -> None:
         transformer, text = parts["transformer"], parts["text_encoder"]
         make_joinable(transformer)
-        self._codec: Any = None
         self._load_codec = load_codec
         self.hop = int(np.prod(codec_config["downsampling_ratios"]))
         self.sample_rate_hz = int(codec_config["sampling_rate"])
@@ -111,45 +106,13 @@ class StableAudioBundle(Bundle):
         self.input_sizes = (int(transformer.config.in_channels), self.sites[0].width)
         self._quiet_frame: Tensor | None = None
 
-    @property
-    def device(self) -> torch.device:
-        return next(self.module.parameters()).device
-
-    @property
-    def codec_hash(self) -> str:
-        return self._codec_hash
-
-    @property
-    def text_hash(self) -> str:
-        embedding = self.components["text_encoder"].get_submodule(TEXT_TABLE)
-        return self._words.fingerprint(self._text_hash, embedding)
-
-    @property
-    def codec(self) -> Any:
-        """The autoencoder, loaded if it is not there."""
-        if self._codec is None:
-            self._codec = self._load_codec().to(self.device)
-        return self._codec.eval()
-
-    def release_codec(self) -> None:
-        self._codec = None
-
     # --- in ---
 
     @torch.no_grad()  # not inference mode: autograd refuses tensors that were made in it
     def encode_audio(self, audio: Audio) -> Tensor:
         """Means of the autoencoder's posterior, ``[C, T]``: a cache has to hold one value."""
-        if audio.sample_rate_hz != self.sample_rate_hz or audio.channels not in (1, self.channels):
-            raise UserError(
-                f"audio is {audio.sample_rate_hz} Hz, {audio.channels} channels; "
-                f"base '{self.name}' takes {self.sample_rate_hz} Hz, {self.channels}",
-                "run `tunesmith prepare` for this base",
-            )
         frames = -(-audio.samples.shape[1] // self.hop)
-        length = (frames + _HEARD_AFTER) * self.hop
-        wave = torch.zeros((1, self.channels, length), device=self.device)
-        samples = torch.from_numpy(np.ascontiguousarray(audio.samples, dtype=np.float32))
-        wave[0, :, : samples.shape[1]] = samples.to(self.device)
+        wave = self._wave(audio, _HEARD_AFTER)
         self._silence()
         return self._encode(wave)[:, :frames].contiguous()
 
@@ -262,19 +225,11 @@ class StableAudioBundle(Bundle):
                 "give an adapter of `--recipe inpaint` with task.masks=[span, tail, band]",
             )
         if any(source.spans for source in sources):
-            keep = torch.stack([self._kept(source.spans) for source in sources])
+            keep = torch.stack([self._kept(source.spans, self.module.window) for source in sources])
         strength = 1.0 if keep is not None or banded else sources[0].strength
         held = Held(self._window(latents), keep, strength, banded)
         seconds = sources[0].audio.duration_s
         return self._sampled(prompts, seconds, frames, seeds, settings, held, should_stop)
-
-    def _kept(self, spans: Sequence[tuple[float, float]]) -> Tensor:
-        """``[window]``, false in every frame that a span touches."""
-        keep = torch.ones(self.module.window, dtype=torch.bool)
-        for begin, end in spans:
-            first = int(begin * self.frame_rate_hz + 1e-6)
-            keep[first : int(np.ceil(end * self.frame_rate_hz - 1e-6))] = False
-        return keep
 
     def _sampled(
         self,
@@ -287,9 +242,7 @@ class StableAudioBundle(Bundle):
         should_stop: Callable[[], int],
     ) -> list[Tensor]:
         text = _stacked(self.encode_text(prompts), [prompt == "" for prompt in prompts])
-        was_training = self.module.training
-        self.module.eval()
-        try:
+        with self._evaluating():
             whole = sample(
                 self.module,
                 self.scheduler,
@@ -301,23 +254,13 @@ class StableAudioBundle(Bundle):
                 held=held,
                 should_stop=should_stop,
             )
-        finally:
-            self.module.train(was_training)
         return [one[:, :frames].contiguous() for one in whole.cpu()]
 
     def agreement(self, example: Example) -> float:
-        was_training = self.module.training
-        self.module.eval()
-        try:
+        with self._evaluating():
             text = _stacked([example.text], [False])
             data, seconds = self._window([example.codes]), example.frames / self.frame_rate_hz
             return stepwise_difference(self.module, self.scheduler, text, text, data, seconds, [0])
-        finally:
-            self.module.train(was_training)
-
-    def mismatch(self, wanted: Tensor, given: Tensor) -> float:
-        """Share of values that lie further apart than half of what is usual."""
-        return float(((wanted.float() - given.float()).abs() > _APART).double().mean())
 
     # --- the rest ---
 
@@ -326,15 +269,6 @@ class StableAudioBundle(Bundle):
             for module in part.modules():
                 if isinstance(module, nn.Dropout):
                     module.p = share
-
-    def text_pieces(self, text: str) -> list[str]:
-        return self._words.pieces(text)
-
-    def text_ids(self, text: str) -> list[int]:
-        return self._words.known_ids(text)
-
-    def use_tokens(self, tokens: Mapping[str, int]) -> Mapping[str, tuple[int, ...]]:
-        return self._words.use(tokens)
 
     def pipeline(self) -> Any:
         """The base as it now is as diffusers' pipeline."""
@@ -350,10 +284,6 @@ class StableAudioBundle(Bundle):
                 transformer=module.transformer,
                 scheduler=type(self.scheduler).from_config(self.scheduler.config),
             )
-
-    def export(self, folder: Path) -> None:
-        with quiet():
-            self.pipeline().save_pretrained(folder)
 
     def checkpoint_activations(self, enabled: bool) -> None:
         transformer = self.module.transformer

@@ -6,32 +6,28 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tunesmith.errors import UserError
-from tunesmith.families._bundle import Bundle
 from tunesmith.families._diffusers import quiet
+from tunesmith.families._latents import LatentBundle
 from tunesmith.families._tokens import Vocabulary
 from tunesmith.families.stable_audio_3 import codec as parts_of_sound
 from tunesmith.families.stable_audio_3.attention import make_joinable
 from tunesmith.families.stable_audio_3.loss import TERM, StableAudio3Loss
 from tunesmith.families.stable_audio_3.sample import Held, sample, stepwise_difference
-from tunesmith.families.stable_audio_3.sites import TEXT_TABLE, sites_of
+from tunesmith.families.stable_audio_3.sites import sites_of
 from tunesmith.types import Audio, Batch, Details, Example, GenerationSettings, Source
 
 _MOST_WORDS = 256  # the pipeline's, whatever the tokenizer says
 _STEPS, _FEW_STEPS = 100, 8  # the pipeline's, and for distilled checkpoints
 # The pipeline's 1 leaves a base without guidance; its own trainer listens to it at 2, 4 and 7.
 _GUIDANCE = 4.0
-_APART = 0.5  # latents have about unit variance; of unrelated ones 72 % lie further apart
 
 
-class StableAudio3Bundle(Bundle):
+class StableAudio3Bundle(LatentBundle):
     """A Stable Audio 3. ``codec`` comes and goes; ``module`` stays.
 
     Args:
@@ -44,8 +40,6 @@ class StableAudio3Bundle(Bundle):
 
     family = "stable_audio_3"
     module: StableAudio3Loss
-    settings = ("guidance", "steps")
-    draws_noise = True
     inpainting = "own"
 
     def __init__(
@@ -63,7 +57,6 @@ class StableAudio3Bundle(Bundle):
     ) -> None:
         transformer, text = parts["transformer"], parts["text_encoder"]
         make_joinable(transformer)
-        self._codec: Any = None
         self._load_codec = load_codec
         strides = codec_config["encoder_strides"]
         self.hop = int(codec_config["patch_size"]) * math.prod(strides)
@@ -103,45 +96,13 @@ class StableAudio3Bundle(Bundle):
             if ".to_local_embed." in path
         )
 
-    @property
-    def device(self) -> torch.device:
-        return next(self.module.parameters()).device
-
-    @property
-    def codec_hash(self) -> str:
-        return self._codec_hash
-
-    @property
-    def text_hash(self) -> str:
-        embedding = self.components["text_encoder"].get_submodule(TEXT_TABLE)
-        return self._words.fingerprint(self._text_hash, embedding)
-
-    @property
-    def codec(self) -> Any:
-        """The autoencoder, loaded if it is not there."""
-        if self._codec is None:
-            self._codec = self._load_codec().to(self.device)
-        return self._codec.eval()
-
-    def release_codec(self) -> None:
-        self._codec = None
-
     # --- in ---
 
     @torch.no_grad()  # not inference mode: autograd refuses tensors that were made in it
     def encode_audio(self, audio: Audio) -> Tensor:
         """Latents ``[C, T]``, as the pipeline has them of a reference."""
-        if audio.sample_rate_hz != self.sample_rate_hz or audio.channels not in (1, self.channels):
-            raise UserError(
-                f"audio is {audio.sample_rate_hz} Hz, {audio.channels} channels; "
-                f"base '{self.name}' takes {self.sample_rate_hz} Hz, {self.channels}",
-                "run `tunesmith prepare` for this base",
-            )
         codec = self.codec
-        length = -(-audio.samples.shape[1] // self.hop) * self.hop
-        wave = torch.zeros((1, self.channels, length), device=self.device)
-        samples = torch.from_numpy(np.ascontiguousarray(audio.samples, dtype=np.float32))
-        wave[0, :, : samples.shape[1]] = samples.to(self.device)
+        wave = self._wave(audio)
         found = parts_of_sound.encode(codec, wave.to(next(codec.parameters()).dtype))
         return found[0].float().cpu().contiguous()
 
@@ -260,14 +221,6 @@ class StableAudio3Bundle(Bundle):
         seconds = sources[0].audio.duration_s
         return self._sampled(prompts, seconds, frames, seeds, settings, held, should_stop)
 
-    def _kept(self, spans: Sequence[tuple[float, float]], frames: int) -> Tensor:
-        """``[T]``, false in every frame that a span touches."""
-        keep = torch.ones(frames, dtype=torch.bool)
-        for begin, end in spans:
-            first = int(begin * self.frame_rate_hz + 1e-6)
-            keep[first : math.ceil(end * self.frame_rate_hz - 1e-6)] = False
-        return keep
-
     def _sampled(
         self,
         prompts: Sequence[str],
@@ -278,9 +231,7 @@ class StableAudio3Bundle(Bundle):
         held: Held | None,
         should_stop: Callable[[], int],
     ) -> list[Tensor]:
-        was_training = self.module.training
-        self.module.eval()
-        try:
+        with self._evaluating():
             *texts, nothing = self.encode_text([*prompts, ""])
             whole = sample(
                 self.module,
@@ -295,23 +246,13 @@ class StableAudio3Bundle(Bundle):
                 held=held,
                 should_stop=should_stop,
             )
-        finally:
-            self.module.train(was_training)
         return [one.contiguous() for one in whole.cpu()]
 
     def agreement(self, example: Example) -> float:
-        was_training = self.module.training
-        self.module.eval()
-        try:
+        with self._evaluating():
             seconds = example.frames / self.frame_rate_hz
             text, data = _stacked([example.text]), example.codes[None]
             return stepwise_difference(self.module, self.scheduler, text, data, seconds, [0])
-        finally:
-            self.module.train(was_training)
-
-    def mismatch(self, wanted: Tensor, given: Tensor) -> float:
-        """Share of values that lie further apart than half of what is usual."""
-        return float(((wanted.float() - given.float()).abs() > _APART).double().mean())
 
     # --- the rest ---
 
@@ -331,15 +272,6 @@ class StableAudio3Bundle(Bundle):
             if isinstance(module, nn.Dropout):
                 module.p = share
 
-    def text_pieces(self, text: str) -> list[str]:
-        return self._words.pieces(text)
-
-    def text_ids(self, text: str) -> list[int]:
-        return self._words.known_ids(text)
-
-    def use_tokens(self, tokens: Mapping[str, int]) -> Mapping[str, tuple[int, ...]]:
-        return self._words.use(tokens)
-
     def pipeline(self) -> Any:
         """The base as it now is as diffusers' pipeline."""
         from diffusers import StableAudio3Pipeline
@@ -354,10 +286,6 @@ class StableAudio3Bundle(Bundle):
                 transformer=module.transformer,
                 scheduler=type(self.scheduler).from_config(self.scheduler.config),
             )
-
-    def export(self, folder: Path) -> None:
-        with quiet():
-            self.pipeline().save_pretrained(folder)
 
     def checkpoint_activations(self, enabled: bool) -> None:
         transformer = self.module.transformer
