@@ -35,6 +35,8 @@ REASONS = {
     "training/memory.py": "diffusers passes queries by keyword, which the account of memory did not know",
     "training/plan": "codecs that take a sound in parts; what trains beside a method",
     "training/": "tasks, untrainable checkpoints, required columns",
+    "evaluation/crowds.py": "another issue's: distances in files of their own",
+    "evaluation/evaluate.py": "losses in the unit of their family",
     "evaluation/": "taught to fill holes, a model is measured on whole sounds; adapters with a task",
     "report/": "losses in the unit of their family",
     "registry.py": "losses in the unit of their family",
