@@ -187,6 +187,10 @@ def main() -> None:
     if pipe is not None:
         rows += prompt_rows(pipe, judge, pieces, upper, guidance, steps)
         rows += diversity_rows(pipe, guidance, steps, 8 if args.quick else PER_PROMPT)
+    else:
+        missing = "not measured: the transformer is not trained yet"
+        what = "prompt followed: instrument, as a share of that"
+        rows.append(Row(what, f">= {INSTRUMENT_BAR:.0%}", None, missing=missing))
     if args.quick or args.base != BASE or args.guidance is not None or args.steps is not None:
         for row in rows:
             print(f"{row.what}: {row.figure}")

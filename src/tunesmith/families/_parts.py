@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tunesmith.errors import UserError
 from tunesmith.families._bundle import Bundle
-from tunesmith.types import Audio
+from tunesmith.types import Audio, Details, GenerationSettings, Source
 
 
 class PartsBundle(Bundle):
@@ -78,3 +79,38 @@ class PartsBundle(Bundle):
             yield
         finally:
             part.train(was_training)
+
+
+class SequentialBundle(PartsBundle):
+    """A model that writes a sound from its beginning to its end."""
+
+    no_inpainting = "it writes from left to right, and cannot hear what stands behind a hole"
+
+    def remake_codes(
+        self,
+        prompts: Sequence[str],
+        sources: Sequence[Source],
+        seeds: Sequence[int],
+        settings: GenerationSettings,
+        should_stop: Callable[[], int] = lambda: 0,
+        details: Sequence[Details] | None = None,
+    ) -> list[Tensor]:
+        """A hole that reaches the end is a continuation; no other can be filled.
+
+        Raises:
+            UserError: with the reason.
+        """
+        begins = []
+        for source in sources:
+            audio = source.audio
+            if len(source.spans) != 1 or source.spans[0][1] < audio.duration_s - 0.01:
+                raise UserError(
+                    f"'{self.name}' writes from left to right: it cannot hear what stands behind a hole, "
+                    "nor begin from a recording",
+                    "use a diffusion base, or make an ending anew with --continue",
+                )
+            stop = round(source.spans[0][0] * audio.sample_rate_hz)
+            begins.append(Audio(audio.samples[:, :stop], audio.sample_rate_hz))
+        given = begins if all(one.samples.shape[1] for one in begins) else None
+        seconds = sources[0].audio.duration_s
+        return self.generate_codes(prompts, seconds, seeds, settings, given, should_stop, details)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tunesmith.errors import UserError
 from tunesmith.families._bundle import Bundle
+from tunesmith.tasks._remade import remade
 from tunesmith.tasks.generate import Take, check_details
 from tunesmith.types import Audio, Details, GenerationSettings, Source
 
@@ -55,18 +56,17 @@ def edit(
             "cut it first",
         )
     source = Source(audio, strength=change)
-    wanted = [(prompt, seed + take) for prompt in prompts for take in range(count)]
-    for start in range(0, len(wanted), batch_size):
-        some = wanted[start : start + batch_size]
-        made = bundle.remake_codes(
-            [prompt for prompt, _ in some],
-            [source] * len(some),
-            [one for _, one in some],
-            settings or bundle.sampling,
-            should_stop,
-            [details] * len(some) if details else None,
-        )
-        for (prompt, one), codes in zip(some, made, strict=True):
-            new = bundle.decode_audio(codes)
-            cut = new.samples[:, : audio.samples.shape[1]]
-            yield Take(prompt, one, Audio(cut, new.sample_rate_hz))
+    made = remade(
+        bundle,
+        prompts,
+        source,
+        seed=seed,
+        count=count,
+        settings=settings,
+        batch_size=batch_size,
+        should_stop=should_stop,
+        details=details,
+    )
+    for text, one, new in made:
+        cut = new.samples[:, : audio.samples.shape[1]]
+        yield Take(text, one, Audio(cut, new.sample_rate_hz))

@@ -22,6 +22,7 @@ from tunesmith.families._bundle import Bundle
 from tunesmith.families._inpainting import WidenedInput
 from tunesmith.methods._adapter import Adapter, State, frozen, match_keys, not_mergeable
 from tunesmith.objectives.holes import KINDS, Holes
+from tunesmith.tasks._remade import remade
 from tunesmith.tasks.generate import Take, check_details
 from tunesmith.types import Audio, Details, GenerationSettings, Source
 
@@ -233,20 +234,20 @@ def inpaint(
         (begin - offset_s, min(end - offset_s, heard.duration_s)) for begin, end in spans
     )
     source = Source(_converted(heard, bundle.sample_rate_hz, bundle.channels), inside)
-    seeds = [seed + take for take in range(count)]
-    for start in range(0, count, batch_size):
-        some = seeds[start : start + batch_size]
-        made = bundle.remake_codes(
-            [prompt] * len(some),
-            [source] * len(some),
-            some,
-            settings or bundle.sampling,
-            should_stop,
-            [details] * len(some) if details else None,
-        )
-        for one, codes in zip(some, made, strict=True):
-            new = _converted(bundle.decode_audio(codes), audio.sample_rate_hz, audio.channels)
-            yield Take(prompt, one, pasted(audio, new, first, spans))
+    made = remade(
+        bundle,
+        [prompt],
+        source,
+        seed=seed,
+        count=count,
+        settings=settings,
+        batch_size=batch_size,
+        should_stop=should_stop,
+        details=details,
+    )
+    for text, one, sound in made:
+        new = _converted(sound, audio.sample_rate_hz, audio.channels)
+        yield Take(text, one, pasted(audio, new, first, spans))
 
 
 def fill_band(
@@ -293,24 +294,24 @@ def fill_band(
     rest = split(audio.samples, audio.sample_rate_hz, low, high)[1]
     heard = _converted(Audio(rest, audio.sample_rate_hz), bundle.sample_rate_hz, bundle.channels)
     source = Source(heard, banded=True)
-    seeds = [seed + take for take in range(count)]
-    for start in range(0, count, batch_size):
-        some = seeds[start : start + batch_size]
-        made = bundle.remake_codes(
-            [prompt] * len(some),
-            [source] * len(some),
-            some,
-            settings or bundle.sampling,
-            should_stop,
-            [details] * len(some) if details else None,
-        )
-        for one, codes in zip(some, made, strict=True):
-            new = _converted(bundle.decode_audio(codes), audio.sample_rate_hz, audio.channels)
-            whole = rest.copy()
-            inside = split(new.samples, audio.sample_rate_hz, low, high)[0]
-            length = min(whole.shape[1], inside.shape[1])
-            whole[:, :length] += inside[:, :length]
-            yield Take(prompt, one, Audio(whole, audio.sample_rate_hz))
+    made = remade(
+        bundle,
+        [prompt],
+        source,
+        seed=seed,
+        count=count,
+        settings=settings,
+        batch_size=batch_size,
+        should_stop=should_stop,
+        details=details,
+    )
+    for text, one, sound in made:
+        new = _converted(sound, audio.sample_rate_hz, audio.channels)
+        whole = rest.copy()
+        inside = split(new.samples, audio.sample_rate_hz, low, high)[0]
+        length = min(whole.shape[1], inside.shape[1])
+        whole[:, :length] += inside[:, :length]
+        yield Take(text, one, Audio(whole, audio.sample_rate_hz))
 
 
 def _converted(audio: Audio, rate_hz: int, channels: int) -> Audio:

@@ -17,14 +17,14 @@ from transformers.models.csm.modeling_csm import CsmAttention
 
 from tunesmith.errors import UserError
 from tunesmith.families._attention import make_joinable
-from tunesmith.families._parts import PartsBundle
+from tunesmith.families._parts import SequentialBundle
 from tunesmith.families._tokens import Vocabulary
 from tunesmith.families._transformers import quiet
 from tunesmith.families.csm.decode import sample_codes, stepwise_difference
 from tunesmith.families.csm.loss import CsmLoss, deep_places
 from tunesmith.families.csm.sites import COMPONENT, sites_of
 from tunesmith.families.csm.turns import LONGEST, Scribe, padded
-from tunesmith.types import Audio, Batch, Details, Example, GenerationSettings, Source
+from tunesmith.types import Audio, Batch, Details, Example, GenerationSettings
 
 TEMPLATE = (
     "{%- for message in messages -%}"
@@ -35,7 +35,7 @@ TEMPLATE = (
 """Chat template of an exported base that had none: a turn's text, then its sound."""
 
 
-class CsmBundle(PartsBundle):
+class CsmBundle(SequentialBundle):
     """A CSM. ``codec`` comes and goes; ``module`` stays.
 
     The caption is what is spoken; ``speaker`` is the number of who speaks. A prompt may also be given a
@@ -57,7 +57,6 @@ class CsmBundle(PartsBundle):
     """
 
     family = "csm"
-    no_inpainting = "it writes from left to right, and cannot hear what stands behind a hole"
     channels = 1
     columns = ("speaker",)
     settings = ("temperature", "top_k", "top_p")
@@ -181,35 +180,6 @@ class CsmBundle(PartsBundle):
                 self.module, text, most, known, seeds, settings, given, should_stop
             )
         return [one.to(torch.int16) for one in codes]
-
-    def remake_codes(
-        self,
-        prompts: Sequence[str],
-        sources: Sequence[Source],
-        seeds: Sequence[int],
-        settings: GenerationSettings,
-        should_stop: Callable[[], int] = lambda: 0,
-        details: Sequence[Details] | None = None,
-    ) -> list[Tensor]:
-        """A hole that reaches the end is a continuation; no other can be filled.
-
-        Raises:
-            UserError: with the reason.
-        """
-        begins = []
-        for source in sources:
-            audio = source.audio
-            if len(source.spans) != 1 or source.spans[0][1] < audio.duration_s - 0.01:
-                raise UserError(
-                    f"'{self.name}' writes from left to right: it cannot hear what stands behind a hole, "
-                    "nor begin from a recording",
-                    "make an ending anew with --continue",
-                )
-            stop = round(source.spans[0][0] * audio.sample_rate_hz)
-            begins.append(Audio(audio.samples[:, :stop], audio.sample_rate_hz))
-        given = begins if all(one.samples.shape[1] for one in begins) else None
-        seconds = sources[0].audio.duration_s
-        return self.generate_codes(prompts, seconds, seeds, settings, given, should_stop, details)
 
     def agreement(self, example: Example) -> float:
         with self._evaluating():

@@ -18,18 +18,17 @@ from transformers import (
 )
 from transformers.models.musicgen.modeling_musicgen import MusicgenDecoder, MusicgenDecoderLayer
 
-from tunesmith.errors import UserError
 from tunesmith.families._attention import make_joinable
-from tunesmith.families._parts import PartsBundle
+from tunesmith.families._parts import SequentialBundle
 from tunesmith.families._tokens import Vocabulary
 from tunesmith.families._transformers import quiet
 from tunesmith.families.musicgen.decode import sample_codes, stepwise_difference
 from tunesmith.families.musicgen.loss import MusicgenLoss
 from tunesmith.families.musicgen.sites import sites_of
-from tunesmith.types import Audio, Batch, Details, Example, GenerationSettings, Source
+from tunesmith.types import Audio, Batch, Details, Example, GenerationSettings
 
 
-class MusicgenBundle(PartsBundle):
+class MusicgenBundle(SequentialBundle):
     """A MusicGen. ``codec`` comes and goes; ``module`` stays.
 
     Args:
@@ -41,7 +40,6 @@ class MusicgenBundle(PartsBundle):
     """
 
     family = "musicgen"
-    no_inpainting = "it writes from left to right, and cannot hear what stands behind a hole"
     module: MusicgenLoss
 
     def __init__(
@@ -166,35 +164,6 @@ class MusicgenBundle(PartsBundle):
         with self._evaluating():
             codes = sample_codes(self.module, text, frames, seeds, settings, given, should_stop)
         return list(codes.to("cpu", torch.int16))
-
-    def remake_codes(
-        self,
-        prompts: Sequence[str],
-        sources: Sequence[Source],
-        seeds: Sequence[int],
-        settings: GenerationSettings,
-        should_stop: Callable[[], int] = lambda: 0,
-        details: Sequence[Details] | None = None,
-    ) -> list[Tensor]:
-        """A hole that reaches the end is a continuation; no other can be filled.
-
-        Raises:
-            UserError: with the reason.
-        """
-        seconds = sources[0].audio.duration_s
-        begins = []
-        for source in sources:
-            if len(source.spans) != 1 or source.spans[0][1] < source.audio.duration_s - 0.01:
-                raise UserError(
-                    f"'{self.name}' writes from left to right: it cannot hear what stands behind a hole, "
-                    "nor begin from a recording",
-                    "use a diffusion base, or make an ending anew with --continue",
-                )
-            audio, (begin, _) = source.audio, source.spans[0]
-            stop = round(begin * audio.sample_rate_hz)
-            begins.append(Audio(audio.samples[:, :stop], audio.sample_rate_hz))
-        given = begins if all(one.samples.shape[1] for one in begins) else None
-        return self.generate_codes(prompts, seconds, seeds, settings, given, should_stop)
 
     def agreement(self, example: Example) -> float:
         with self._evaluating():

@@ -17,7 +17,7 @@ from transformers.models.speecht5.modeling_speecht5 import SpeechT5Attention
 from transformers.models.speecht5.number_normalizer import EnglishNumberNormalizer
 
 from tunesmith.errors import UserError
-from tunesmith.families._parts import PartsBundle
+from tunesmith.families._parts import SequentialBundle
 from tunesmith.families._tokens import Vocabulary
 from tunesmith.families._transformers import quiet
 from tunesmith.families.speecht5 import speaker
@@ -27,13 +27,13 @@ from tunesmith.families.speecht5.sites import MODEL as MODEL_PART
 from tunesmith.families.speecht5.sites import VOCODER as VOCODER_PART
 from tunesmith.families.speecht5.sites import sites_of, without_effect
 from tunesmith.families.speecht5.vocoder import with_wave
-from tunesmith.types import Audio, Batch, Details, Example, GenerationSettings, Source
+from tunesmith.types import Audio, Batch, Details, Example, GenerationSettings
 
 _APART = 0.2  # of log10 mels, 4 dB: less than two takes of one sentence differ by
 _TEXT_FILES = ("*.model", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json")
 
 
-class SpeechT5Bundle(PartsBundle):
+class SpeechT5Bundle(SequentialBundle):
     """A SpeechT5. Its vocoder can be trained, so it stays in memory.
 
     Args:
@@ -50,7 +50,6 @@ class SpeechT5Bundle(PartsBundle):
     """
 
     family = "speecht5"
-    no_inpainting = "it speaks from left to right, and cannot hear what stands behind a hole"
     module: SpeechT5Loss
     settings = ()
     columns = (speaker.COLUMN,)
@@ -213,34 +212,6 @@ class SpeechT5Bundle(PartsBundle):
         with self._evaluating():
             rows = speak(self.module, text, frames, seeds, given, should_stop)
         return [row.cpu() for row in rows]
-
-    def remake_codes(
-        self,
-        prompts: Sequence[str],
-        sources: Sequence[Source],
-        seeds: Sequence[int],
-        settings: GenerationSettings,
-        should_stop: Callable[[], int] = lambda: 0,
-        details: Sequence[Details] | None = None,
-    ) -> list[Tensor]:
-        """A hole that reaches the end is a continuation; no other can be filled.
-
-        Raises:
-            UserError: with the reason.
-        """
-        seconds = sources[0].audio.duration_s
-        begins = []
-        for source in sources:
-            if len(source.spans) != 1 or source.spans[0][1] < source.audio.duration_s - 0.01:
-                raise UserError(
-                    f"'{self.name}' speaks from left to right: it cannot hear what stands behind a "
-                    "hole, nor begin from a recording",
-                    "make an ending anew with --continue",
-                )
-            stop = round(source.spans[0][0] * source.audio.sample_rate_hz)
-            begins.append(Audio(source.audio.samples[:, :stop], source.audio.sample_rate_hz))
-        given = begins if all(one.samples.shape[1] for one in begins) else None
-        return self.generate_codes(prompts, seconds, seeds, settings, given, should_stop, details)
 
     def agreement(self, example: Example) -> float:
         with self._evaluating():
