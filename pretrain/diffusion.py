@@ -27,17 +27,16 @@ from pretrain.diffusion_model import (
     tokenizer_of,
 )
 from tunesmith.objectives import v_prediction
-from tunesmith.objectives.noise import noise_like
-from tunesmith.objectives.timesteps import timesteps
+from tunesmith.objectives.timesteps import quantile
 from tunesmith.objectives.velocity_loss import velocity_loss
 
-BATCH = 8
+BATCH, GPU_BATCH = 8, 128
 LEARNING_RATE, WARM_UP, WEIGHT_DECAY, CLIP_NORM = 1e-3, 200, 0.01, 1.0
 TEXT_SHARE = 0.3  # of the rate for the text encoder, which was trained before
 COOL_FROM, FINAL_SHARE = 0.6, 0.02
 CAPTION_DROPOUT, SHORT, SHORTEST_S = 0.12, 0.2, 1.0
-# The sampler never goes below t = 0.19 (sigma 0.3): the middle is where there is most to learn.
-TIMESTEPS: dict[str, Any] = {"kind": "logit_normal", "mean": 0.3, "std": 1.0}
+# The middle is where there is most to learn, but half of the sampler's steps lie above t = 0.95 (sigma 12).
+TIMESTEPS: dict[str, Any] = {"kind": "logit_normal", "mean": 0.4, "std": 1.5}
 AVERAGE = 0.998
 SAVE_EVERY_S, EVALUATE_EVERY, EXPORT_EVERY_S = 90.0, 300, 600.0
 EVALUATED = 64  # clips of the validation split
@@ -45,65 +44,72 @@ NAME = "diffusion"
 
 
 class Corpus:
-    """Cached latents float16 [N, 24, 500], the captions of the same clips, and what silence looks like."""
+    """Cached latents float16 [N, 24, 500], the captions of the same clips, and what silence looks like.
 
-    def __init__(self, work: Path, split: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    All of it stands on the device that trains.
+    """
+
+    def __init__(
+        self, work: Path, split: str, tokenizer: PreTrainedTokenizerFast, device: str = "cpu"
+    ) -> None:
         stems = render.whole_shards(work / "clips", split)
         folder = work / "latents"
         stems = [s for s in stems if (folder / f"{s.name}.npy").exists()]
-        self.latents = np.concatenate(
-            [np.load(folder / f"{s.name}.npy", allow_pickle=False) for s in stems]
-        )
+        latents = [np.load(folder / f"{s.name}.npy", allow_pickle=False) for s in stems]
+        self.latents = torch.from_numpy(np.concatenate(latents)).to(device)
         rows = [row["captions"] for s in stems for row in read_jsonl(s.with_suffix(".jsonl"))]
         assert len(self.latents) == len(rows)
-        self.silence = np.load(folder / "silence.npy", allow_pickle=False)  # [24, 256]
-        self.texts = [
-            tokenizer(
-                captions,
-                padding="max_length",
-                max_length=TEXT_TOKENS,
-                truncation=True,
-                return_tensors="pt",
-            )
-            for captions in rows
-        ]
+        silence = np.load(folder / "silence.npy", allow_pickle=False)
+        self.silence = torch.from_numpy(silence).to(device)  # [24, 256]
+        said = tokenizer(
+            [caption for captions in rows for caption in captions],
+            padding="max_length",
+            max_length=TEXT_TOKENS,
+            truncation=True,
+            return_tensors="pt",
+        )
+        # Of clip i: rows first[i] to first[i] + count[i].
+        self.count = np.array([len(captions) for captions in rows])
+        self.first = np.cumsum(self.count) - self.count
+        self.ids, self.mask = said["input_ids"].to(device), said["attention_mask"].to(device)
 
     def batch(self, seed: int, step: int, batch: int) -> dict[str, Any]:
-        """Windows and conditions: a function of the arguments alone.
+        """Windows, conditions, noise and t: a function of the arguments (and of the kind of device) alone.
 
-        ``latents`` [B, 24, 256], ``ids`` and ``mask`` [B, 64], ``seconds`` [B], ``kept`` [B], ``seeds``.
+        ``latents`` and ``noise`` [B, 24, 256], ``ids`` and ``mask`` [B, 64], ``seconds`` [B], ``kept`` [B],
+        ``t`` [B], one from each of B equal parts of its distribution.
         """
         draw = np.random.default_rng((seed, step))
-        windows, seconds, ids, masks = [], [], [], []
-        for index in draw.integers(len(self.latents), size=batch):
-            clip = self.latents[index]
-            start = int(draw.integers(clip.shape[1] - WINDOW + 1))
-            window = clip[:, start : start + WINDOW].astype(np.float32)
-            length_s = WINDOW_S
-            if draw.random() < SHORT:
-                length_s = float(draw.uniform(SHORTEST_S, int(WINDOW_S)))
-                frames = math.ceil(length_s * FRAME_RATE_HZ)
-                window[:, frames:] = self.silence[:, frames:]
-            text = self.texts[index]
-            pick = int(draw.integers(len(text["input_ids"])))
-            windows.append(window)
-            seconds.append(length_s)
-            ids.append(text["input_ids"][pick])
-            masks.append(text["attention_mask"][pick])
+        device = self.latents.device
+        which = draw.integers(len(self.latents), size=batch)
+        start = draw.integers(self.latents.shape[2] - WINDOW + 1, size=batch)
+        short = draw.random(batch) < SHORT
+        seconds = np.where(short, draw.uniform(SHORTEST_S, int(WINDOW_S), batch), WINDOW_S)
+        text = self.first[which] + draw.integers(self.count[which])
+        kept = draw.random(batch) >= CAPTION_DROPOUT
+        share = (np.arange(batch) + draw.random(batch)) / batch
+        columns = torch.arange(WINDOW, device=device)
+        at = torch.from_numpy(start).to(device)[:, None] + columns
+        windows = self.latents[torch.from_numpy(which).to(device)[:, None], :, at]
+        frames = torch.from_numpy(np.ceil(seconds * FRAME_RATE_HZ - 1e-6)).to(device)
+        sounds = (columns < frames[:, None])[:, None]
+        latents = torch.where(sounds, windows.transpose(1, 2).float(), self.silence)
+        rows = torch.from_numpy(text).to(device)
+        own = torch.Generator(device).manual_seed(int(draw.integers(2**62)))
         return {
-            "latents": torch.from_numpy(np.stack(windows)),
-            "ids": torch.stack(ids),
-            "mask": torch.stack(masks),
-            "seconds": torch.tensor(seconds),
-            "kept": torch.from_numpy(draw.random(batch) >= CAPTION_DROPOUT),
-            "seeds": [int(s) for s in draw.integers(2**62, size=batch)],
+            "latents": latents,
+            "noise": torch.randn(latents.shape, generator=own, device=device),
+            "ids": self.ids[rows],
+            "mask": self.mask[rows],
+            "seconds": torch.from_numpy(seconds).float().to(device),
+            "kept": torch.from_numpy(kept).to(device),
+            "t": quantile(torch.from_numpy(share), **TIMESTEPS).float().to(device),
         }
 
 
-def loss_of(model: Denoiser, batch: dict[str, Any], t: torch.Tensor) -> torch.Tensor:
+def loss_of(model: Denoiser, batch: dict[str, Any]) -> torch.Tensor:
     """Squared error of the velocity, mean over each window, [B]."""
-    latents = batch["latents"]
-    noise = noise_like(latents, batch["seeds"])
+    latents, noise, t = batch["latents"], batch["noise"], batch["t"]
     noisy = v_prediction.add_noise(latents, noise, t)
     said = model(noisy, t, batch["ids"], batch["mask"], batch["seconds"], batch["kept"])
     sums, counts = velocity_loss(said, v_prediction.target(latents, noise, t))
@@ -126,12 +132,12 @@ def evaluate(model: Denoiser, corpus: Corpus) -> dict[str, float]:
     found: dict[str, list[torch.Tensor]] = {"right": [], "wrong": [], "none": []}
     for step in range(EVALUATED // 16):
         batch = corpus.batch(99, step, 16)
-        t = (torch.arange(16) + 0.5) / 16
-        everyone = torch.ones(16, dtype=torch.bool)
+        batch["t"] = (torch.arange(16, device=batch["t"].device) + 0.5) / 16
+        batch["kept"] = torch.ones_like(batch["kept"])
         other = {k: batch[k].roll(5, 0) for k in ("ids", "mask")}
-        found["right"].append(loss_of(model, batch | {"kept": everyone}, t))
-        found["wrong"].append(loss_of(model, batch | other | {"kept": everyone}, t))
-        found["none"].append(loss_of(model, batch | {"kept": ~everyone}, t))
+        found["right"].append(loss_of(model, batch))
+        found["wrong"].append(loss_of(model, batch | other))
+        found["none"].append(loss_of(model, batch | {"kept": ~batch["kept"]}))
     model.train()
     at = torch.stack(found["right"]).mean(0)  # [16], by t
     figures = {f"valid_{k}": torch.stack(v).mean().item() for k, v in found.items()}
@@ -146,12 +152,15 @@ def train(
     seed: int,
     out: Path | None,
     size: Size | None = None,
+    device: str = "cpu",
 ) -> None:
     """Train until ``steps`` or ``minutes`` of training time, whichever is first; export to ``out`` on the way."""
     path, curve = work / f"{NAME}.safetensors", work / "logs" / f"{NAME}.jsonl"
     tokenizer = tokenizer_of()
-    corpus, held = Corpus(work, "train", tokenizer), Corpus(work, "valid", tokenizer)
-    model = build_denoiser(seed, size, latent=corpus.latents.shape[1])
+    corpus = Corpus(work, "train", tokenizer, device)
+    held = Corpus(work, "valid", tokenizer, device)
+    windows = BATCH if device == "cpu" else GPU_BATCH
+    model = build_denoiser(seed, size, latent=corpus.latents.shape[1]).to(device)
     model.train()
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
     groups = []
@@ -168,12 +177,14 @@ def train(
     counters: dict[str, float] = {"step": 0, "trained_s": 0.0}
     if path.exists():
         counters, averages = checkpoint.load(path, model, optimizer)
-        averages = {n: averages[n] for n in named}  # files sort by name, parameters do not
+        averages = {
+            n: averages[n].to(device) for n in named
+        }  # files sort by name, parameters do not
         log(f"{NAME}: resumed at step {counters['step']:.0f}")
     count = sum(p.numel() for p in named.values())
     log(f"{NAME}: {count / 1e6:.2f} M parameters train on {len(corpus.latents)} clips")
     last_save = last_export = before = time.monotonic()
-    running: list[float] = []
+    running: list[torch.Tensor] = []
     while True:
         step = int(counters["step"])
         progress = max(step / steps, counters["trained_s"] / (60 * minutes))
@@ -182,8 +193,7 @@ def train(
         rate = learning_rate(step, progress)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["share"]
-        batch = corpus.batch(seed, step, BATCH)
-        loss = loss_of(model, batch, timesteps(batch["seeds"], **TIMESTEPS)).mean()
+        loss = loss_of(model, corpus.batch(seed, step, windows)).mean()
         optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(list(named.values()), CLIP_NORM)
@@ -194,10 +204,10 @@ def train(
         now = time.monotonic()
         counters = {"step": step + 1, "trained_s": counters["trained_s"] + now - before}
         before = now
-        running.append(loss.item())
+        running.append(loss.detach())
         if (step + 1) % 25 == 0:
             row = {"step": step + 1, "trained_s": round(counters["trained_s"], 1)}
-            row |= {"train_loss": round(float(np.mean(running)), 4), "lr": rate}
+            row |= {"train_loss": round(torch.stack(running).mean().item(), 4), "lr": rate}
             row |= {"grad_norm": round(norm.item(), 3)}
             running = []
             if (step + 1) % EVALUATE_EVERY == 0:
@@ -233,7 +243,7 @@ def main() -> None:
     p.add_argument("--out", type=Path, default=None, help="export here every ten minutes")
     args = p.parse_args()
     set_up(args)
-    train(args.work, args.steps, args.minutes, args.seed, args.out)
+    train(args.work, args.steps, args.minutes, args.seed, args.out, device=args.device)
 
 
 if __name__ == "__main__":

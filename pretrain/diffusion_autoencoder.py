@@ -28,7 +28,7 @@ FRAME_RATE_HZ = SAMPLE_RATE_HZ // HOP
 ENCODER_CHANNELS, DECODER_CHANNELS = 48, 32
 LATENT = ENCODER_CHANNELS // 2  # the encoder's width is mean and scale of the posterior
 WINDOW = 256  # frames that the transformer sees
-BATCH, CROP_FRAMES = 5, 48
+BATCH, GPU_BATCH, CROP_FRAMES = 5, 40, 48
 LEARNING_RATE, WARM_UP, CLIP_NORM = 7e-4, 100, 1.0
 COOL_FROM, FINAL_SHARE = 0.55, 0.02
 # Waveform first, spectra later, as for the codec of the other base.
@@ -168,16 +168,20 @@ def train(
     compiled: bool = False,
     sizes: tuple[int, int] = (ENCODER_CHANNELS, DECODER_CHANNELS),
     vae: Path | None = None,
+    device: str = "cpu",
 ) -> None:
     """Train until ``steps`` or ``minutes`` of training time (over all restarts), whichever is first.
 
     ``vae`` is a folder whose autoencoder goes on, with a fresh optimizer, instead of random weights.
     """
     path, curve = work / f"{NAME}.safetensors", work / "logs" / f"{NAME}.jsonl"
+    size = BATCH if device == "cpu" else GPU_BATCH
     arrays, _ = render.load(work / "clips", "train")
     held, _ = render.load(work / "clips", "valid")
-    valid = torch.from_numpy(held[0][:24, None, : 4 * SAMPLE_RATE_HZ].astype(np.float32) / 32768)
-    model: Any = build_autoencoder(seed, *sizes)
+    valid = torch.from_numpy(
+        held[0][:24, None, : 4 * SAMPLE_RATE_HZ].astype(np.float32) / 32768
+    ).to(device)
+    model: Any = build_autoencoder(seed, *sizes).to(device)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4
     )
@@ -191,7 +195,7 @@ def train(
         model.load_state_dict(begun.state_dict())
         counters["step"] = counters["begun"] = SPECTRAL_FULL
     else:
-        unit_variance(model, audio_batch(arrays, seed + 1, 0, 16, 100, silenced=0))
+        unit_variance(model, audio_batch(arrays, seed + 1, 0, 16, 100, silenced=0).to(device))
     encoder, decoder = model.encoder, model.decoder
     if compiled:  # a third faster, after two minutes of compiling
         encoder, decoder = torch.compile(encoder), torch.compile(decoder)
@@ -203,10 +207,11 @@ def train(
         rate = learning_rate(progress, step - int(counters["begun"]))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        audio = audio_batch(arrays, seed, step, BATCH, CROP_FRAMES)
+        audio = audio_batch(arrays, seed, step, size, CROP_FRAMES).to(device)
         mean, std = posterior(encoder(audio))
         divergence = kl_divergence(mean, std)
-        noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed + step))
+        draw = torch.Generator(device).manual_seed(seed + step)
+        noise = torch.randn(mean.shape, generator=draw, device=device)
         made = decoder(mean + std * noise)[:, 0]
         loss = loss_terms(made, audio[:, 0], step) + KL_WEIGHT * divergence
         optimizer.zero_grad()
@@ -244,6 +249,7 @@ def finish(
     seed: int,
     sizes: tuple[int, int] = (ENCODER_CHANNELS, DECODER_CHANNELS),
     windows: int = 96,
+    device: str = "cpu",
 ) -> None:
     """Write ``diffusion_vae.safetensors``: the trained weights, with latents of unit variance.
 
@@ -253,8 +259,9 @@ def finish(
     model: Any = build_autoencoder(seed, *sizes)
     counters, _ = checkpoint.load(work / f"{NAME}.safetensors", model)
     arrays, _ = render.load(work / "clips", "train")
+    model.to(device)
     power = [
-        posterior(model.encoder(audio[None]))[0].square().mean().item()
+        posterior(model.encoder(audio[None].to(device)))[0].square().mean().item()
         for audio in audio_batch(arrays, seed + 2, 0, windows, WINDOW, silenced=0)
     ]
     scale = float(np.mean(power)) ** 0.5
@@ -279,8 +286,16 @@ def main() -> None:
     p.add_argument("--vae", type=Path, default=None, help="go on from this folder's autoencoder")
     args = p.parse_args()
     set_up(args)
-    train(args.work, args.steps, args.minutes, args.seed, args.compile, vae=args.vae)
-    finish(args.work, args.seed)
+    train(
+        args.work,
+        args.steps,
+        args.minutes,
+        args.seed,
+        args.compile,
+        vae=args.vae,
+        device=args.device,
+    )
+    finish(args.work, args.seed, device=args.device)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from pretrain.diffusion_autoencoder import (
     DECODER_CHANNELS,
     ENCODER_CHANNELS,
     FRAME_RATE_HZ,
+    GPU_BATCH,
     HOP,
     SAVE_EVERY_S,
     SPECTRAL_FULL,
@@ -74,6 +75,8 @@ class Pairs:
 def evaluate(decoder: Any, pairs: Pairs) -> dict[str, float]:
     """Mel distance (log10) and SI-SDR (dB) of 24 validation crops of 4 s decoded from their latents."""
     latents, audio = pairs.batch(0, 0, 24, 4 * FRAME_RATE_HZ)
+    device = next(decoder.parameters()).device
+    latents, audio = latents.to(device), audio.to(device)
     made = torch.cat([decoder(z[None])[:, 0] for z in latents])
     return {
         "valid_mel_distance": mel_distance(made, audio),
@@ -88,18 +91,20 @@ def train(
     seed: int,
     compiled: bool = False,
     sizes: tuple[int, int] = (ENCODER_CHANNELS, DECODER_CHANNELS),
+    device: str = "cpu",
 ) -> None:
     """Train until ``steps`` or ``minutes`` of training time, whichever is first."""
     path, curve = work / f"{DECODER}.safetensors", work / "logs" / f"{DECODER}.jsonl"
     pairs, held = Pairs(work, "train"), Pairs(work, "valid")
-    decoder: Any = load_autoencoder(work, seed, sizes).decoder.train()
+    decoder: Any = load_autoencoder(work, seed, sizes).decoder.train().to(device)
+    batch_size = BATCH if device == "cpu" else GPU_BATCH
     weights = dict(decoder.named_parameters())
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=RATE, betas=(0.9, 0.99))
     averages = {n: p.detach().clone() for n, p in weights.items()}
     counters: dict[str, float] = {"step": 0, "trained_s": 0.0}
     if path.exists():
         counters, loaded = checkpoint.load(path, decoder, optimizer)
-        averages = {n: loaded[n] for n in weights}
+        averages = {n: loaded[n].to(device) for n in weights}
         log(f"{DECODER}: resumed at step {counters['step']:.0f}")
     run = torch.compile(decoder) if compiled else decoder
     last_save = before = time.monotonic()
@@ -111,10 +116,11 @@ def train(
         fall = 1.0 if progress < COOL_FROM else (1 - progress) / (1 - COOL_FROM)
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1.0, (step + 1) / WARM_UP) * max(fall, FINAL_SHARE)
-        latents, audio = pairs.batch(seed, step, BATCH, CROP_FRAMES)
-        draw = torch.Generator().manual_seed(seed + step)
-        noise = torch.randn(latents.shape, generator=draw)
-        size = MOST_NOISE * torch.rand((len(latents), 1, 1), generator=draw)
+        latents, audio = pairs.batch(seed, step, batch_size, CROP_FRAMES)
+        latents, audio = latents.to(device), audio.to(device)
+        draw = torch.Generator(device).manual_seed(seed + step)
+        noise = torch.randn(latents.shape, generator=draw, device=device)
+        size = MOST_NOISE * torch.rand((len(latents), 1, 1), generator=draw, device=device)
         made = run(latents + size * noise)[:, 0]
         loss = loss_terms(made, audio, SPECTRAL_FULL, WEIGHTS)
         optimizer.zero_grad()
@@ -162,7 +168,7 @@ def main() -> None:
     p.add_argument("--compile", action="store_true", help="compile the decoder first")
     args = p.parse_args()
     set_up(args)
-    train(args.work, args.steps, args.minutes, args.seed, args.compile)
+    train(args.work, args.steps, args.minutes, args.seed, args.compile, device=args.device)
 
 
 if __name__ == "__main__":

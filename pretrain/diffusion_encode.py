@@ -71,6 +71,16 @@ def means(audio: np.ndarray) -> np.ndarray:
     return posterior(_encoder(sound[None, None]))[0][0].numpy()
 
 
+@torch.no_grad()
+def _means_on(device: str, encoder: Any, clips: np.ndarray, size: int = 25) -> np.ndarray:
+    """Mean latents float32 [N, 24, T] of int16 audio [N, 320 T], ``size`` clips at a time."""
+    made = []
+    for start in range(0, len(clips), size):
+        sound = torch.from_numpy(clips[start : start + size].astype(np.float32) / 32768)
+        made.append(posterior(encoder(sound[:, None].to(device)))[0].cpu().numpy())
+    return np.concatenate(made)
+
+
 def _encode(stem: Path, target: Path) -> str:
     clips = np.load(stem.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
     latents = np.stack([means(clip) for clip in clips])
@@ -79,11 +89,17 @@ def _encode(stem: Path, target: Path) -> str:
 
 
 def encode_all(
-    work: Path, seed: int, processes: int, compiled: bool = False, shards: int | None = None
+    work: Path,
+    seed: int,
+    processes: int,
+    compiled: bool = False,
+    shards: int | None = None,
+    device: str = "cpu",
 ) -> None:
     """Mean latents of every clip, float16 [N, 24, 500], and of a window of silence; whole files are kept.
 
-    ``shards`` is how many of the training split, of 125 clips each; all by default.
+    ``shards`` is how many of the training split, of 125 clips each; all by default. A GPU takes many clips
+    at a time, in this process.
     """
     folder = work / "latents"
     stems = render.whole_shards(work / "clips", "valid")
@@ -92,6 +108,13 @@ def encode_all(
     jobs = [job for job in jobs if not job[1].exists()]
     _begin(work, seed, compiled=False)
     write_array(folder / "silence.npy", means(np.zeros(WINDOW * HOP, np.int16)))  # [24, 256]
+    if device != "cpu":
+        encoder = _encoder.to(device)
+        for stem, target in jobs:
+            clips = np.load(stem.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+            write_array(target, _means_on(device, encoder, clips).astype(np.float16))
+        log(f"latents: {len(jobs)} shards")
+        return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, _begin, (work, seed, compiled)) as pool:
         for told in pool.map(_encode, *zip(*jobs, strict=True)) if jobs else ():
@@ -109,7 +132,7 @@ def main() -> None:
     set_up(args)
     if args.vae is not None:
         adopt(args.work, args.vae)
-    encode_all(args.work, args.seed, args.processes, args.compile, args.shards)
+    encode_all(args.work, args.seed, args.processes, args.compile, args.shards, args.device)
 
 
 if __name__ == "__main__":

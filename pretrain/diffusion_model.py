@@ -99,6 +99,7 @@ class Denoiser(nn.Module):
             use_real=True,
             repeat_interleave_real=False,
         )
+        rotary = tuple(part.to(noisy.device) for part in rotary)
         return parts.transformer(
             noisy,
             t,

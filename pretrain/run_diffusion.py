@@ -43,16 +43,28 @@ def main() -> None:
         diffusion_encode.adopt(args.work, args.vae)
     elif not (args.work / f"{diffusion_autoencoder.FINISHED}.safetensors").exists():
         diffusion_autoencoder.train(
-            args.work, args.autoencoder_steps, args.autoencoder_minutes, args.seed, args.compile
+            args.work,
+            args.autoencoder_steps,
+            args.autoencoder_minutes,
+            args.seed,
+            args.compile,
+            device=args.device,
         )
-        diffusion_autoencoder.finish(args.work, args.seed)
+        diffusion_autoencoder.finish(args.work, args.seed, device=args.device)
     log("stage: latents")
-    diffusion_encode.encode_all(args.work, args.seed, args.threads, args.compile)
+    diffusion_encode.encode_all(
+        args.work, args.seed, args.threads, args.compile, device=args.device
+    )
     log("stage: transformer")
-    diffusion.train(args.work, args.steps, args.minutes, args.seed, out)
+    diffusion.train(args.work, args.steps, args.minutes, args.seed, out, device=args.device)
     log("stage: decoder")
     diffusion_decoder.train(
-        args.work, args.decoder_steps, args.decoder_minutes, args.seed, args.compile
+        args.work,
+        args.decoder_steps,
+        args.decoder_minutes,
+        args.seed,
+        args.compile,
+        device=args.device,
     )
     pipe, state = diffusion_export.newest(args.work, args.seed)
     diffusion_export.export(pipe, state, args.work, out, sampled=True)
