@@ -63,6 +63,8 @@ class Loop:
         log: the metric log.
         stop: polled often; non-zero asks for a clean stop.
         preview: makes the previews of a step, and returns their sound; None if there are none.
+        judge: hears what the model makes, at each validation; its ``score`` (higher is better) then
+            chooses the weights and stops the run early, in the place of the validation loss.
         watch: who watches for pitfalls.
         good: where states to go back to are kept; None if the run never goes back.
         on_event: told what happens, for a progress display: ``(kind, values)``.
@@ -83,6 +85,7 @@ class Loop:
         log: MetricLog,
         stop: Callable[[], int] = lambda: 0,
         preview: Callable[[int], Sequence[Audio]] | None = None,
+        judge: Callable[[], Mapping[str, float]] | None = None,
         watch: Watch | None = None,
         good: GoodStates | None = None,
         on_event: Callable[[str, Mapping[str, Any]], None] = lambda kind, values: None,
@@ -91,6 +94,7 @@ class Loop:
         self.intervals, self.seed, self.dtype = intervals, seed, dtype
         self.checkpoints, self.best, self.log = checkpoints, best, log
         self.stop, self.preview, self.on_event = stop, preview, on_event
+        self.judge = judge
         self.names = adapter.parameters()
         self.watch, self.good = watch or Watch(), good
         self.state = State()
@@ -312,16 +316,27 @@ class Loop:
                 if getattr(state, f"first_{name}") is None:
                     setattr(state, f"first_{name}", loss)
                 setattr(state, f"last_{name}", loss)
-            loss = values.get("loss")
-            if loss is not None and loss < state.best_loss:
-                state.best_loss, state.best_step, state.without_progress = loss, state.step, 0
+            loss, judged = values.get("loss"), {}
+            aim = loss
+            if self.judge is not None:
+                with self._base_at_start():
+                    judged = dict(self.judge())
+                state.first_judged = state.first_judged or judged
+                aim = -judged["score"]
+            if aim is not None and aim < state.best_aim:
+                state.best_aim, state.best_step, state.without_progress = aim, state.step, 0
+                state.best_loss = math.inf if loss is None else loss
+                state.best_judged = judged or None
                 weights = Snapshot(self.names, {}, {}, {"step": state.step, "loss": loss})
                 self.best.save(weights, last=True)
-            elif loss is not None:
+            elif aim is not None:
                 state.without_progress += 1
         state.evaluated_at = state.step
         patience = self.settings.patience
         state.stopped_early |= bool(patience and state.without_progress >= patience)
+        if judged:
+            self.log.write("judged", state.step, **judged)
+            self.on_event("judged", judged | {"step": state.step})
         if values:
             self.log.write("valid", state.step, **values)
             self.on_event("valid", values | {"step": state.step})
@@ -364,7 +379,8 @@ class Loop:
                     return True
             if wanted in ("roll_back", "stop"):
                 state.stopped_early = True
-                done = "stopped early; the weights with the lowest validation loss are kept"
+                chosen = "best score" if self.judge else "lowest validation loss"
+                done = f"stopped early; the weights with the {chosen} are kept"
             elif wanted == "replay" and reserve is not None and not state.replaying:
                 state.replaying = True
                 self._stream()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -91,7 +92,7 @@ def _version(package: str) -> str:
 
 
 def finish(loop: Loop, folder: Path, facts: Mapping[str, Any]) -> int:
-    """Save the weights with the lowest validation loss (else the last) as the run's adapter.
+    """Save the weights that were chosen (lowest validation loss or best score; else the last) as the run's adapter.
 
     Returns:
         The step that they are from.
@@ -106,7 +107,8 @@ def finish(loop: Loop, folder: Path, facts: Mapping[str, Any]) -> int:
         with torch.no_grad():
             for name, parameter in loop.names.items():
                 parameter.copy_(snapshot.weights[name])
-        _save(loop, folder, facts, used, state.best_loss)
+        loss = state.best_loss if math.isfinite(state.best_loss) else None
+        _save(loop, folder, facts, used, loss)
     else:
         with loop.weights_in_use():
             _save(loop, folder, facts, used, state.last_loss)
@@ -133,6 +135,11 @@ def _save(
                 "adapted": loss,
             },
             "general_loss": {"base": state.first_general, "last": state.last_general},
+            **(
+                {"judged": {"base": state.first_judged, "adapted": state.best_judged}}
+                if state.first_judged is not None
+                else {}
+            ),
             **(
                 {"anchor_loss": {"base": state.first_anchor, "last": state.last_anchor}}
                 if state.first_anchor is not None

@@ -24,11 +24,14 @@ KEPT = 3
 _CARRIED = (
     "bad_steps",
     "train_s",
+    "best_aim",
     "best_loss",
     "best_step",
     "first_loss",
     "first_general",
     "first_anchor",
+    "first_judged",
+    "best_judged",
     "pitfalls",
 )
 """What stays as it is when all else goes back. The best weights are the best, whenever they were."""

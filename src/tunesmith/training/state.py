@@ -17,13 +17,16 @@ class State:
 
     Attributes:
         step: optimizer steps finished.
-        best_loss, best_step: of the lowest validation loss.
+        best_aim: the lowest of what the weights are chosen by: the validation loss, or a judge's score
+            with its sign turned.
+        best_loss, best_step: validation loss and step of the weights that had it.
         without_progress: validations since then.
         bad_steps, bad_in_a_row: steps skipped for NaN or inf.
         evaluated_at, previewed_at, saved_at: last step at which that was done.
         first_loss, first_general: validation and general loss of the base.
         last_loss, last_general: of the newest validation.
         first_anchor, last_anchor: the same of what the base made of itself.
+        first_judged, best_judged: figures of a judge, of the base and of the weights with the best score.
         train_s: seconds spent in training steps.
         log_offset: bytes of the metric log.
         stopped_early: early stopping has ended the run.
@@ -36,6 +39,7 @@ class State:
     """
 
     step: int = 0
+    best_aim: float = math.inf
     best_loss: float = math.inf
     best_step: int = -1
     without_progress: int = 0
@@ -50,6 +54,8 @@ class State:
     last_general: float | None = None
     first_anchor: float | None = None
     last_anchor: float | None = None
+    first_judged: dict[str, float] | None = None
+    best_judged: dict[str, float] | None = None
     train_s: float = 0.0
     log_offset: int = 0
     stopped_early: bool = False
