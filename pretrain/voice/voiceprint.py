@@ -1,0 +1,163 @@
+"""Train the second speaker encoder, for evaluation only: how alike two voices are, by another ear.
+
+Unlike the x-vector it has filters over bands and time, hears power mels of its own from the wave, and
+learns from judge and the other half of the crowd; it has never steered any voice. Weights:
+``weights/voiceprint.safetensors``; curve: ``logs/voiceprint.jsonl``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pretrain.common import SAMPLE_RATE_HZ, autocast, parser, set_up
+from pretrain.voice import hear
+from pretrain.voice.mel import places, read_split
+from pretrain.voice.nets import Voiceprint
+
+BATCH, LEARNING_RATE = 128, 2e-3
+SHORTEST_S, LONGEST_S = 1.5, 3.0
+SPLITS, HALF = ["judge", "crowd"], {"crowd": 1}
+TEST_SPLITS = ("valid", "heldvoice", "heldaccent")
+
+
+class Waves:
+    """All samples int16 of some splits on one device, and their rows."""
+
+    def __init__(
+        self, work: Path, splits: list[str], device: str, keep: dict[str, int] | None = None
+    ) -> None:
+        """Read splits; ``keep`` maps one to 0 or 1, the half of its speakers to take."""
+        sounds, self.rows = [], []
+        at = 0
+        for split in splits:
+            sound, rows = read_split(work, split)
+            wanted = [
+                r for r in rows if not keep or split not in keep or hear.half_of(r) == keep[split]
+            ]
+            self.rows += [row | {"start": row["start"] + at} for row in wanted]
+            sounds.append(sound)
+            at += len(sound)
+        self.sound = torch.cat(sounds).to(device)
+        self.starts, self.lengths = places(self.rows)
+        self.device = device
+
+    def cut(self, rows: Tensor, begins: Tensor, samples: int) -> Tensor:
+        """``[B, samples]`` float32 in [-1, 1]; a clip that is too short is heard again from its start."""
+        # On the device: these are millions of places a step.
+        first, start, length = (
+            one.to(self.device)[:, None] for one in (begins, self.starts[rows], self.lengths[rows])
+        )
+        place = (first + torch.arange(samples, device=self.device)) % length
+        return self.sound[start + place].float() / 32768
+
+
+def disturbed(wave: Tensor) -> Tensor:
+    """Waves ``[B, N]`` through a random smooth filter, with noise of a random colour 8 to 50 dB below."""
+    count, samples = wave.shape
+    device = str(wave.device)
+    spectrum = torch.fft.rfft(wave)
+    bins = spectrum.shape[1]
+    spectrum = spectrum * torch.pow(10.0, hear.curve(count, 8, bins, 0.08, device)[:, 0])
+    colour = torch.pow(10.0, hear.curve(count, 5, bins, 0.4, device)[:, 0])
+    noise = torch.fft.irfft(torch.fft.rfft(torch.randn_like(wave)) * colour, n=samples)
+    wave = torch.fft.irfft(spectrum, n=samples)
+    decibels = 8 + 42 * torch.rand(count, 1, device=device)
+    gain = wave.square().mean(1, keepdim=True).sqrt() * torch.pow(10.0, -decibels / 20)
+    share = hear.chance(count, 0.6, device)[:, 0]
+    return wave + share * gain * functional.normalize(noise, dim=1) * samples**0.5
+
+
+@torch.inference_mode()
+def embedded(model: Voiceprint, data: Waves, noise: bool = False) -> Tensor:
+    """Vectors ``[N, 256]``, each of 3 s from a clip's start, in the order of ``data.rows``."""
+    was = model.training
+    model.eval()
+    made = []
+    for rows in torch.arange(len(data.rows)).split(64):
+        wave = data.cut(rows, torch.zeros_like(rows), round(LONGEST_S * SAMPLE_RATE_HZ))
+        made.append(model(disturbed(wave) if noise else wave))
+    model.train(was)
+    return torch.cat(made)
+
+
+def figures(model: Voiceprint, tests: dict[str, Waves]) -> dict[str, float]:
+    """Equal error rates of pairs of valid's clips, and of the held voice against these."""
+    vectors = {split: embedded(model, data) for split, data in tests.items()}
+    names = [row["speaker"] for row in tests["valid"].rows]
+    made = hear.verification(vectors, names, tests["heldaccent"].rows[0]["speaker"])
+    noisy = embedded(model, tests["valid"], noise=True)
+    return made | {"eer_valid_noisy": round(hear.equal_error(noisy, names), 4)}
+
+
+def train(args: Any) -> None:
+    """Train until the steps or the minutes are over; save every minute and at the end."""
+    device = args.device
+    data = Waves(args.work, SPLITS, device, HALF)
+    tests = {split: Waves(args.work, [split], device) for split in TEST_SPLITS}
+    voices = hear.Voices(data.rows)
+    torch.manual_seed(args.seed + 4000)
+    model = Voiceprint().to(device)
+    margin = hear.Margin(model.config["size"], len(voices.names)).to(device)
+    size = sum(p.numel() for p in model.parameters())
+    row = {"clips": len(data.rows), "voices": len(voices.names), "parameters": size}
+    hear.report(args.work, "voiceprint", row)
+    learnt = [*model.parameters(), *margin.parameters()]
+    plan = hear.Schedule(hear.adamw(learnt, args.rate, device), args.rate, args.steps, args.minutes)
+    draw = np.random.default_rng((args.seed, 4))
+    path = args.work / "weights" / "voiceprint.safetensors"
+    config: dict[str, Any] = {"input": "wave, 16 kHz mono, 1.5 s or more"}
+    model.train()
+    while plan.progress < 1:
+        plan.advance()
+        rows = voices.rows(args.batch, draw)
+        begins = (torch.from_numpy(draw.random(len(rows))) * data.lengths[rows]).long()
+        samples = round(draw.uniform(SHORTEST_S, LONGEST_S) * 20) * SAMPLE_RATE_HZ // 20
+        wave = disturbed(data.cut(rows, begins, samples))
+        with autocast(device):
+            vectors = model(wave)
+        loss, right = margin(vectors, voices.of[rows].to(device), min(1.0, 4 * plan.progress))
+        plan.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(learnt, 2.0)
+        plan.optimizer.step()
+        if plan.step % 200 == 0 or plan.progress >= 1:
+            row = {"step": plan.step, "s": round(plan.elapsed_s), "loss": round(loss.item(), 4)}
+            row["right"] = round(right.item(), 4)
+            hear.report(args.work, "voiceprint", row)
+        if plan.due():
+            hear.export(path, model, "voiceprint", config)
+            hear.report(args.work, "voiceprint", {"step": plan.step} | figures(model, tests))
+    config["training"] = {
+        "splits": SPLITS,
+        "clips": len(data.rows),
+        "voices": len(voices.names),
+        "steps": plan.step,
+        "minutes": round(plan.elapsed_s / 60, 1),
+        "seed": args.seed,
+    }
+    config["figures"] = figures(model, tests)
+    hear.export(path, model, "voiceprint", config)
+    hear.report(args.work, "voiceprint", config["training"] | config["figures"])
+
+
+def main() -> None:
+    """Command line."""
+    p = parser(__doc__)
+    p.set_defaults(work=Path("build/voice"))
+    p.add_argument("--steps", type=int, default=20000)
+    p.add_argument("--minutes", type=float, default=3.0)
+    p.add_argument("--batch", type=int, default=BATCH)
+    p.add_argument("--rate", type=float, default=LEARNING_RATE)
+    args = p.parse_args()
+    set_up(args)
+    train(args)
+
+
+if __name__ == "__main__":
+    main()
