@@ -25,7 +25,7 @@ from pretrain.export import SAMPLES
 OUT = Path("src/tunesmith/pocket/diffusion")
 _LIMIT_BYTES = 25_000_000
 # Read once while choosing, on prompts of no measurement.
-GUIDANCE, STEPS = 4.0, 50
+GUIDANCE, STEPS = 4.0, 25
 _NOTES: dict[str, Any] = {
     "max_s": WINDOW_S,
     "licence": "Apache-2.0",
@@ -65,7 +65,7 @@ def export(
         for weights in folder.glob("*/*.safetensors"):
             _halve(weights)
         samples = _write_samples(folder) if sampled else []
-        write_card(folder, work, pipe, state, samples)
+        write_card(folder, work, pipe, state, samples, steps=STEPS, guidance=GUIDANCE)
         write_json(folder / "tunesmith.json", _NOTES)
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
         assert size <= _LIMIT_BYTES, f"the folder takes {size} bytes"

@@ -26,6 +26,7 @@ from pretrain.common import (
     read_jsonl,
     set_up,
     write_array,
+    write_json,
     write_jsonl,
 )
 from pretrain.compose import Composition, compose
@@ -33,6 +34,9 @@ from pretrain.compose import Composition, compose
 SOUND_FONT = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")
 SLOT_S = 12.0  # ten seconds of music, two for tails to die away before the next clip
 SHARD_CLIPS = 125
+COUNTS = "clips.json"
+"""In the work folder: clips of each split; some compositions do not render."""
+
 FIRST_SEED = {
     "train": 0,
     "valid": 1_000_000,
@@ -194,6 +198,7 @@ def make(work: Path, counts: dict[str, int], workers: int) -> None:
     with ThreadPoolExecutor(workers) as pool:
         for done in [pool.submit(shard, folder, *job) for job in jobs]:
             done.result()
+    write_json(work / COUNTS, {split: len(load(folder, split)[1]) for split in counts})
 
 
 def main() -> None:

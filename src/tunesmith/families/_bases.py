@@ -15,7 +15,10 @@ from tunesmith.errors import UserError, did_you_mean
 from tunesmith.registry import Plugin, plugins
 
 _POCKET = Path(__file__).parent.parent / "pocket"
-EMBEDDED: Mapping[str, Path] = {"pocket": _POCKET / "musicgen"}
+EMBEDDED: Mapping[str, Path] = {
+    "pocket": _POCKET / "musicgen",
+    "pocket-diffusion": _POCKET / "diffusion",
+}
 """Bases that ship in the package, by the name that a user types."""
 
 # No .bin, no .pt: pickled weights are never downloaded, let alone opened.
