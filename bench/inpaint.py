@@ -137,7 +137,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--base", default="pocket-diffusion")
     options.add_argument("--work", type=Path, help="keep what is made here, and go on from it")
-    options.add_argument("--steps", type=int, default=1500)
+    options.add_argument("--steps", type=int, default=1200)
     options.add_argument("--clips", type=int, default=1000)
     options.add_argument("--held-out", type=int, default=64)
     args = options.parse_args()

@@ -34,6 +34,12 @@ from tunesmith.training.workers import Job, run_jobs
 SEEDS = (0, 1, 2)
 STEPS, LONG, BATCH = 80, 160, 8
 TAKES, FEW_TAKES = 128, 64
+SHORTER = {"pocket-diffusion": {"train.steps": 40, "train.eval_every": 20}}
+"""What all runs on another base have: a step and a take cost it several times as much."""
+
+FEWER = {"pocket-diffusion": 32}
+"""Takes a model on another base."""
+
 NO_VALIDATION = -1
 """Training clips of a technique: all, with none set aside, so that the last weights are kept."""
 
@@ -125,7 +131,13 @@ TECHNIQUES = (
 
 
 RATES: dict[str, dict[str, dict[str, Any]]] = {
-    "pocket-diffusion": {},
+    "pocket-diffusion": {
+        **dict.fromkeys(("lora", "qlora", "dreambooth-lora", "lora-tokens"), {"train.lr": 4e-3}),
+        **dict.fromkeys(("full", "dreambooth"), {"train.lr": 2e-4}),
+        "bottleneck": {"train.lr": 5e-3},
+        "prefix": {"train.lr": 1e-3},
+        "textual_inversion": {"train.lr": 0.3},
+    },
 }
 """What a technique has in the place of its own settings on another base."""
 
@@ -212,17 +224,20 @@ class Bench:
             "data.general": str(self.work / "data" / "general"),
             "out": str(self.run(technique, seed)),
             "seed": seed,
-            "train.steps": 4 if self.quick else STEPS,
             "train.batch_size": BATCH,
             "preview.every": 0,
+            "train.steps": STEPS,
+            **SHORTER.get(self.base, {}),
             **technique.settings,
             **RATES.get(self.base, {}).get(technique.name, {}),
+            **({"train.steps": 4, "train.eval_every": 2} if self.quick else {}),
         }
 
     def takes(self, technique: Technique) -> int:
         """Takes a model: fewer where only the order of rows among themselves matters."""
         few = technique.group in ("ranks", "amounts")
-        return min(len(self.captions), FEW_TAKES if few else TAKES)
+        most = FEW_TAKES if few else FEWER.get(self.base, TAKES)
+        return min(len(self.captions), most)
 
     def run(self, technique: Technique, seed: int) -> Path:
         return self.work / "runs" / f"{technique.name}-{seed}"
@@ -241,7 +256,8 @@ class Bench:
         common = {"base": self.base, "seed": TAKE_SEED, "duration_s": SECONDS}
         takes = self.work / "takes"
         found = [
-            Job("base", sing, common | {"out": str(takes / "base"), "run": None, "prompts": self.captions}),
+            Job("base", sing, common | {"out": str(takes / "base"), "run": None,
+                "prompts": self.captions[: FEWER.get(self.base, TAKES)]}),
             Job("codec", "tunesmith.evaluation.takes:through_codec",
                 {"out": str(takes / "codec"), "base": self.base, "files": list(map(str, self.held_out))}),
         ]  # fmt: skip
@@ -366,15 +382,27 @@ def _qlora_rows(found: Mapping[str, Found]) -> list[Row]:
     return [Row(what, bar, figure, abs(right / left - 1) <= 0.03)]
 
 
-NOTES = (
-    "LoRA of rank 16 and the whole data stand in the first rows. "
-    f"{STEPS} steps of {BATCH} clips for every technique. Learning rates: the base's own for LoRA, for "
+def notes_of(base: str) -> str:
+    """The conditions of a table."""
+    steps = SHORTER.get(base, {}).get("train.steps", STEPS)
+    takes = FEWER.get(base, TAKES)
+    of_takes = f"{takes} takes a model, {TAKES} held-out clips. "
+    return f"{steps} steps of {BATCH} clips for every technique, {of_takes}{_NOTES}" + (
+        _PRIORS if base == "pocket" else ""
+    )
+
+
+_NOTES = (
+    "Learning rates: the base's own for LoRA, for "
     "the others one to three tried on one seed by validation loss; DreamBooth took over those of full "
     "and LoRA. 45 clips of calypso with steel drums (34 to train with), which the base never "
     "heard; the general clips are trained on by none. Gap closed: median of three seeds (each), "
     "p: one permutation test over the three (docs/metrics.md). Peak: resident memory of the training "
     "process, torch and transformers included. Seconds: of the training steps, one thread a process, "
-    "two processes at a time, on a machine with other work. Ranks and amounts of data: "
+    "two processes at a time, on a machine with other work."
+)
+_PRIORS = (
+    " LoRA of rank 16 and the whole data stand in the first rows. Ranks and amounts of data: "
     f"{FEW_TAKES} takes a model. Prior weight 1 against 0: {LONG} steps each, the last weights."
 )
 
@@ -416,7 +444,7 @@ def main() -> None:
         "pocket": ("methods", "Every technique on the embedded base"),
         "pocket-diffusion": ("methods diffusion", "Every technique on the embedded diffusion base"),
     }[args.base]
-    record(key, title, rows, notes=NOTES, packages=(
+    record(key, title, rows, notes=notes_of(args.base), packages=(
         "torch", "transformers", "diffusers", "peft", "bitsandbytes",
     ))  # fmt: skip
 
