@@ -15,10 +15,11 @@ help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 # The pins bring the CPU build of torch where one is offered, and keep every other package from
-# pulling a newer one in.
+# pulling a newer one in. Of resemblyzer only the weights are read: what it depends on may not build.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps resemblyzer
 	@touch $@
 
 demo: $(STAMP) ## adapt the embedded base to a style it never heard; opens with demo/report.html

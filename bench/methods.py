@@ -132,8 +132,12 @@ TECHNIQUES = (
 
 RATES: dict[str, dict[str, dict[str, Any]]] = {
     "pocket-diffusion": {
-        **dict.fromkeys(("lora", "qlora", "dreambooth-lora", "lora-tokens"), {"train.lr": 4e-3}),
-        **dict.fromkeys(("full", "dreambooth"), {"train.lr": 2e-4}),
+        "lora": {"train.lr": 4e-3},
+        "qlora": {"train.lr": 4e-3},
+        "dreambooth-lora": {"train.lr": 4e-3},
+        "lora-tokens": {"train.lr": 4e-3},
+        "full": {"train.lr": 2e-4},
+        "dreambooth": {"train.lr": 2e-4},
         "bottleneck": {"train.lr": 5e-3},
         "prefix": {"train.lr": 1e-2, "method.roles": ("cross_attention",)},
         "textual_inversion": {"train.lr": 0.3},

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from pretrain.common import read_jsonl, write_text
+from pretrain.common import MEASURED_BEGIN, MEASURED_END, read_jsonl, write_text
 from pretrain.render import whole_shards
 
 _CARD = """---
@@ -66,7 +66,6 @@ tokenizer, language model and taggers.
 Licence of the weights: Apache-2.0.
 """
 # Between these two comments stands what was measured of these very weights; an export empties it.
-MEASURED_BEGIN, MEASURED_END = "<!-- begin measured -->", "<!-- end measured -->"
 
 
 def write_measured(card: Path, text: str) -> None:

@@ -18,6 +18,7 @@ SAMPLE_RATE_HZ = 16000
 CLIP_S = 10.0
 CLIP_SAMPLES = int(SAMPLE_RATE_HZ * CLIP_S)
 _STARTED_S = time.monotonic()
+MEASURED_BEGIN, MEASURED_END = "<!-- begin measured -->", "<!-- end measured -->"  # in model cards
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from pretrain.common import append_jsonl, log
 from pretrain.voice.mel import corpus_mels, places, read_split
-from pretrain.voice.nets import mask_of
 from pretrain.voice.speakers import HIGH, LOW, STRANGERS
+from tunesmith.analysis.speech_nets import mask_of
 
 SAVE_EVERY_S = 60.0
 
@@ -176,19 +176,25 @@ def adamw(parameters: Iterable[nn.Parameter], rate: float, device: str) -> torch
 
 
 class Schedule:
-    """How far training has come, by steps or by time, whichever is further; sets the learning rate."""
+    """How far training has come, by steps or by time, whichever is further; sets the learning rate.
+
+    On a CPU time is what this process computes, not what it waits for others: a machine that is shared
+    would else take the steps away, and not the budget.
+    """
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, rate: float, steps: int, minutes: float
     ) -> None:
         self.optimizer, self.rate, self.steps, self.limit_s = optimizer, rate, steps, minutes * 60
-        self.started_s = self.saved_s = time.monotonic()
+        parameter = optimizer.param_groups[0]["params"][0]
+        self._clock = time.process_time if parameter.device.type == "cpu" else time.monotonic
+        self.started_s = self.saved_s = self._clock()
         self.step = 0
 
     @property
     def elapsed_s(self) -> float:
         """Seconds since the first step."""
-        return time.monotonic() - self.started_s
+        return self._clock() - self.started_s
 
     @property
     def progress(self) -> float:
@@ -197,16 +203,18 @@ class Schedule:
 
     def advance(self) -> None:
         """Count a step: a short warm-up, then half a cosine down to a hundredth."""
+        # 200 steps or a twentieth of all: where steps are dear, they might be all that there are.
+        warm = min(1.0, max(self.step / 200, self.progress / 0.05))
         self.step += 1
         falling = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * self.progress))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * min(1.0, self.step / 200) * falling
+            group["lr"] = self.rate * warm * falling
 
     def due(self) -> bool:
         """True when the last save is a while ago."""
-        if time.monotonic() - self.saved_s < SAVE_EVERY_S:
+        if self._clock() - self.saved_s < SAVE_EVERY_S:
             return False
-        self.saved_s = time.monotonic()
+        self.saved_s = self._clock()
         return True
 
 

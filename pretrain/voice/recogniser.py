@@ -21,7 +21,7 @@ from torch.nn import functional
 from pretrain.common import autocast, parser, set_up
 from pretrain.voice import hear
 from pretrain.voice.corpus import inventory
-from pretrain.voice.nets import LOWEST, Recogniser, best_path, levelled
+from tunesmith.analysis.speech_nets import LOWEST, Recogniser, best_path, levelled, load
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "phones": {"width": 192, "depth": 8, "kernel": 11},
@@ -144,16 +144,21 @@ def figures(model: Recogniser, work: Path, phones: list[str], device: str) -> di
 def train(args: Any) -> None:
     """Train until the steps or the minutes are over; save every minute and at the end."""
     name, device = args.name, args.device
-    phones = inventory(args.work)
+    begun = load(args.begin) if args.begin else None
+    # Its outputs stand for the phones that it was begun with, whatever the corpus lists by now.
+    phones = begun[1]["phones"] if begun else inventory(args.work)
     data = hear.Mels(args.work, SPLITS[name], device, HALVES[name])
     valid = hear.Mels(args.work, ["valid"], device)
     said, valid_said = targets(data, phones), targets(valid, phones)
     torch.manual_seed(args.seed + 1000 * list(NETWORKS).index(name))
-    model = Recogniser(len(phones), **NETWORKS[name]).to(device)
+    made = begun[0].requires_grad_(True) if begun else Recogniser(len(phones), **NETWORKS[name])
+    model = made.to(device)
     size = sum(p.numel() for p in model.parameters())
     hear.report(args.work, name, {"clips": len(data.rows), "parameters": size})
     optimizer = hear.adamw(model.parameters(), args.rate, device)
-    draw = np.random.default_rng((args.seed, list(NETWORKS).index(name)))
+    # Those who go on from what was learnt are not to see the same batches again.
+    seen = begun[1].get("training", {}).get("steps", 0) if begun else 0
+    draw = np.random.default_rng((args.seed, list(NETWORKS).index(name), seen))
     path = args.work / "weights" / f"{name}.safetensors"
     config: dict[str, Any] = {"phones": phones, "blank": 0}
     plan = hear.Schedule(optimizer, args.rate, args.steps, args.minutes)
@@ -162,7 +167,7 @@ def train(args: Any) -> None:
     while plan.progress < 1:
         plan.advance()
         # Undisturbed at first: so it leaves the plateau sooner on which it says blanks alone.
-        plain = plan.progress < PLAIN
+        plain = not begun and plan.progress < PLAIN
         mel, frames, wanted, counts = batch(data, said, args.batch, draw, plain)
         with autocast(device):
             scores, _ = model(mel, frames.to(device))
@@ -182,6 +187,7 @@ def train(args: Any) -> None:
         if plan.due():
             hear.export(path, model, "recogniser", config)
     config["training"] = {
+        **({"before": begun[1].get("training")} if begun else {}),
         "splits": SPLITS[name],
         "clips": len(data.rows),
         "steps": plan.step,
@@ -203,6 +209,7 @@ def main() -> None:
     p.add_argument("--minutes", type=float, default=4.0)
     p.add_argument("--batch", type=int, default=BATCH)
     p.add_argument("--rate", type=float, default=LEARNING_RATE)
+    p.add_argument("--begin", type=Path, help="weights to go on from, with a fresh optimizer")
     args = p.parse_args()
     set_up(args)
     train(args)

@@ -108,14 +108,19 @@ def _wave(data: bytes) -> tuple[int, np.ndarray]:
     return rate_hz, np.frombuffer(body[: len(body) // 2 * 2], dtype="<i2")
 
 
-def _finish(sound: np.ndarray, rate_hz: int, warp: float, seed: int) -> np.ndarray:
-    """Warp, resample to 16 kHz, trim, bring to a level, add the noise floor."""
+def warped(sound: np.ndarray, rate_hz: int, warp: float) -> tuple[np.ndarray, int, int]:
+    """A warped voice at 16 kHz, float32 ``[T]``, and the first and last sample in which it speaks."""
     ratio = Fraction(SAMPLE_RATE_HZ / (rate_hz * warp)).limit_denominator(150)
     wave = resample_poly(sound.astype(np.float32) / 32768, ratio.numerator, ratio.denominator)
     loud = np.flatnonzero(np.abs(wave) > _SOUNDING * np.abs(wave).max(initial=0.0))
     if not len(loud):
         raise Unsayable("silence")
-    first, last = int(loud[0]), int(loud[-1])
+    return wave, int(loud[0]), int(loud[-1])
+
+
+def _finish(sound: np.ndarray, rate_hz: int, warp: float, seed: int) -> np.ndarray:
+    """Warp, resample to 16 kHz, trim, bring to a level, add the noise floor."""
+    wave, first, last = warped(sound, rate_hz, warp)
     spoken = wave[first : last + 1]
     gain = min(RMS / float(np.sqrt(np.mean(spoken**2))), PEAK / float(np.abs(spoken).max()))
     made = np.random.default_rng(seed).normal(0, FLOOR, LEAD_SAMPLES + len(spoken) + TAIL_SAMPLES)

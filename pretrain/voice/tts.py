@@ -16,6 +16,7 @@ import os
 import random
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,14 @@ from torch import Tensor
 
 from pretrain import checkpoint
 from pretrain.common import append_jsonl, fast_dtype, log, parser, set_up
-from pretrain.voice import tts_check, tts_model
+from pretrain.voice import export, tts_align, tts_check, tts_model
+from pretrain.voice.tts_align import Lessons
 from pretrain.voice.tts_data import Bucket, Data, buckets_of
 
-TERMS = ("before", "after", "stop", "attention")
+TERMS = ("before", "after", "stop", "attention", "aligned", "spelt")
 ATTENTION_WEIGHT = 3.0  # times the config's scale: minutes, not days, to find the diagonal
-WARM_UP, LAST_RATE = 400, 0.02
-SAVE_EVERY_S, SHOW_EVERY = 60.0, 100
+LAST_RATE = 0.02
+SHOW_EVERY = 100
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -47,8 +49,20 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[s
 class Trainer:
     """A model, its optimizer, and one step of training for each shape of batch."""
 
-    def __init__(self, model: Any, data: Data, buckets: list[Bucket], device: str) -> None:
+    def __init__(
+        self,
+        model: Any,
+        data: Data,
+        buckets: list[Bucket],
+        device: str,
+        lessons: Lessons,
+        most: float,
+    ) -> None:
         self.model, self.data, self.buckets, self.device = model, data, buckets, device
+        self.lessons = lessons
+        self.weights = torch.tensor(
+            [1, lessons.refine, 1, ATTENTION_WEIGHT, lessons.aligned, lessons.spelt], device=device
+        )
         cuda = torch.device(device).type == "cuda"
         # A graph keeps its numbers: what is to change in it lies in tensors.
         self.rate = torch.zeros((), device=device)
@@ -57,12 +71,12 @@ class Trainer:
             lr=self.rate,
             betas=(0.9, 0.98),
             eps=1e-8,
-            fused=cuda,
+            fused=True,
             capturable=cuda,
         )
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate  # itself: a copy would stay as it is
-        self.average = tts_model.Average(model)
+        self.average = tts_model.Average(model, most)
         self.seen = torch.zeros(len(TERMS) + 1, device=device)
         self.rows = [torch.zeros(b.batch, dtype=torch.long, device=device) for b in buckets]
         self.graphs: list[Any] = [None] * len(buckets)
@@ -77,14 +91,31 @@ class Trainer:
         """One step with what lies in ``rows`` of a bucket."""
         bucket = self.buckets[number]
         batch = self.data.batch(self.rows[number], bucket, vary=True)
+        ask, reduction = self.lessons, self.model.config.reduction_factor
+        history = tts_model.heard(batch.mels, reduction, corrupt=True)
         with self.cast():
-            found = tts_model.predict(self.model, batch, corrupt=True)
-        terms = tts_model.losses(self.model, found, batch)
-        (terms.sum() + (ATTENTION_WEIGHT - 1) * terms[3]).backward()
+            if ask.own:
+                history = tts_align.own_words(self.model, batch, history, ask.own)
+            if ask.withheld:
+                history = tts_align.withheld(history, ask.withheld, self.data.mean)
+            found = tts_model.predict(self.model, batch, history, ask.refine)
+        terms = self.terms(found, batch)
+        (terms * self.weights).sum().backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0, foreach=True)
         self.optimizer.step()
         self.average.update()
         self.seen.lerp_(torch.cat([terms.detach(), norm.detach()[None]]), 0.02)
+
+    def terms(self, found: tts_model.Predicted, batch: tts_model.Batch) -> Tensor:
+        """``[6]``: the losses of the library, then those of the lessons."""
+        ask, reduction = self.lessons, self.model.config.reduction_factor
+        made = [*tts_model.losses(self.model, found, batch)]
+        made += [torch.zeros_like(made[0])] * 2
+        if ask.aligned:
+            made[4] = tts_align.looking(found, batch, ask.heads, ask.sigma, reduction)
+        if ask.spelt:
+            made[5] = tts_align.spelling(self.model, found.states, batch)
+        return torch.stack(made)
 
     def eager(self, number: int) -> None:
         """The same without a graph."""
@@ -120,16 +151,21 @@ class Trainer:
     def validate(self, buckets: list[Bucket], most: int = 4) -> dict[str, float]:
         """Mean terms of other clips, teacher forced, without dropout but the prenet's."""
         self.model.eval()
-        sums = torch.zeros(len(TERMS), device=self.device)
+        sums = torch.zeros(len(TERMS) + 1, device=self.device)
         for bucket in buckets[:most]:
             rows = bucket.rows[: bucket.batch].to(self.device)
             batch = self.data.batch(rows, bucket, vary=False)
             with self.cast():
                 found = tts_model.predict(self.model, batch)
-            sums += tts_model.losses(self.model, found, batch)
+                other = replace(batch, ids=batch.ids.roll(1, 0), letters=batch.letters.roll(1))
+                wrong = tts_model.predict(self.model, other)
+            terms = self.terms(found, batch)
+            worse = tts_model.losses(self.model, wrong, batch)[0] - terms[0]
+            sums += torch.cat([terms, worse[None]])
         self.model.train()
         means = (sums / len(buckets[:most])).tolist()
-        return {f"valid_{k}": round(v, 4) for k, v in zip(TERMS, means, strict=True)}
+        names = (*TERMS, "text")  # the last: what it would lose with the text of another clip
+        return {f"valid_{k}": round(v, 4) for k, v in zip(names, means, strict=True)}
 
 
 def plan(buckets: list[Bucket], seed: int, epoch: int, device: str) -> list[tuple[int, Tensor]]:
@@ -147,10 +183,10 @@ def plan(buckets: list[Bucket], seed: int, epoch: int, device: str) -> list[tupl
     return made
 
 
-def rate_at(step: int, progress: float, peak: float) -> float:
+def rate_at(step: int, progress: float, peak: float, warm_up: int) -> float:
     """Warm-up by steps, then a cosine over the time."""
     fall = LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return peak * min(1.0, (step + 1) / WARM_UP) * fall
+    return peak * min(1.0, (step + 1) / warm_up) * fall
 
 
 def restart(*further: str) -> None:
@@ -186,7 +222,7 @@ def write_weights(path: Path, tensors: dict[str, Tensor], notes: dict[str, Any])
     """Final weights in float16, atomically; notes become metadata, as JSON."""
     kept = {
         k: (v.half() if v.is_floating_point() else v).detach().cpu().contiguous()
-        for k, v in tensors.items()
+        for k, v in tts_align.without_head(tensors).items()
     }
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     save_file(kept, temporary, metadata={k: json.dumps(v) for k, v in notes.items()})
@@ -198,19 +234,28 @@ def train(args: argparse.Namespace) -> None:
     work, device = args.work, args.device
     folder, curve = work / "tts", work / "logs" / "tts.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
-    sound, rows, count = Data.read(work, args.max_s)
+    sound, rows, count = Data.read(work, args.max_s, args.languages.split(","))
     letters = tts_model.letters_of(row["text"] for row in rows)
+    begin, known = {}, {}
+    if args.begin:
+        begin, known = export.read_weights(args.begin)
+        letters = known["letters"]
     config = tts_model.make_config(letters, **json.loads(args.geometry))
     tokenizer = tts_model.make_tokenizer(letters)
-    data = Data(sound, rows, count, tokenizer, device)
+    inventory = sorted({phone for row in rows[:count] for phone in row.get("phones", ())})
+    data = Data(sound, rows, count, tokenizer, device, inventory)
     log(f"tts: {count} + {len(rows) - count} clips, {len(data.mels) / 225_000:.2f} h of mels")
-    mean = data.mels[::7].float().mean(0).cpu()
-    model = tts_model.make_model(config, args.seed, mean).to(device).train()
+    model = tts_model.make_model(config, args.seed, data.mean.cpu())
+    lessons = Lessons(**json.loads(args.lessons))
+    if lessons.spelt:
+        tts_align.add_head(model, len(inventory))
+    model.load_state_dict(begin, strict=False)
+    model.to(device).train()
     size = sum(p.numel() for p in model.parameters())
     buckets = buckets_of(data, range(count), args.batch, args.buckets)
     others = buckets_of(data, range(count, len(rows)), min(args.batch, 48), 4)
     log(f"tts: {size / 1e6:.2f} M parameters, {[(b.batch, b.frames, b.letters) for b in buckets]}")
-    trainer = Trainer(model, data, buckets, device)
+    trainer = Trainer(model, data, buckets, device, lessons, args.average)
     counters = {"step": 0.0, "trained_s": 0.0, "epoch": 0.0}
     last = folder / "checkpoint.safetensors"
     if last.exists():
@@ -221,7 +266,7 @@ def train(args: argparse.Namespace) -> None:
             state["step"] = state["step"].to(device)
         log(f"tts: resumed at step {counters['step']:.0f}")
     step = int(counters["step"])
-    trainer.rate.fill_(rate_at(step, 0.0, args.rate))
+    trainer.rate.fill_(rate_at(step, 0.0, args.rate, args.warm_up))
     if torch.device(device).type == "cuda" and not args.no_graphs:
         try:
             trainer.capture()
@@ -253,7 +298,8 @@ def train(args: argparse.Namespace) -> None:
 
     while not done:
         for number, chosen in plan(buckets, args.seed, epoch, device):
-            trainer.rate.fill_(rate_at(step, spent_s() / max(1e-9, budget_s), args.rate))
+            progress = spent_s() / max(1e-9, budget_s)
+            trainer.rate.fill_(rate_at(step, progress, args.rate, args.warm_up))
             trainer.run(number, chosen)
             step += 1
             done = spent_s() >= budget_s or step >= args.steps
@@ -263,7 +309,7 @@ def train(args: argparse.Namespace) -> None:
                     restart("--rate", str(args.rate / 2))
                 row = {"step": step, "s": round(spent_s(), 1), "epoch": epoch}
                 row |= {k: round(v, 4) for k, v in zip((*TERMS, "norm"), terms, strict=True)}
-                if time.monotonic() - saved > SAVE_EVERY_S or done:
+                if time.monotonic() - saved > args.save_s or done:
                     row |= trainer.validate(others)
                     counters = {"step": step, "trained_s": spent_s(), "epoch": epoch}
                     kept = trainer.average.kept
@@ -302,6 +348,12 @@ def main() -> None:
     p.add_argument("--wait-minutes", type=float, default=8.0, help="for that file")
     p.add_argument("--no-graphs", action="store_true")
     p.add_argument("--check", type=int, default=24, help="clips to speak at the end")
+    p.add_argument("--begin", type=Path, help="weights of an earlier training to go on from")
+    p.add_argument("--languages", default="", help="beginnings of their names, with commas")
+    p.add_argument("--lessons", default="{}", help="JSON: changes of tts_align.Lessons")
+    p.add_argument("--average", type=float, default=0.999, help="share that a step keeps, at most")
+    p.add_argument("--warm-up", type=int, default=400, help="steps")
+    p.add_argument("--save-s", type=float, default=60.0, help="seconds between checkpoints")
     p.add_argument("--geometry", default="{}", help="JSON: changes of the config, for tests")
     args = p.parse_args()
     set_up(args)

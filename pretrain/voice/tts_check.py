@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pretrain.voice.recogniser import distance
 from pretrain.voice.tts_data import Data
 from pretrain.voice.tts_model import diagonality
+from tunesmith.analysis import speech_nets as nets
 
 MOST_FRAMES = 12.0  # a letter; speech has four or five
 _AT_ONCE = 24
@@ -64,16 +67,37 @@ def spoken(
     return mels, straight
 
 
-def speaks(model: Any, data: Data, rows: Sequence[int], most: int) -> dict[str, float]:
+def _wrong(listener: Path, mels: Sequence[Tensor], said: Sequence[Sequence[str]]) -> float:
+    """Share of the phones that a recogniser's weights do not hear, or hear beside them, in mels ``[T, M]``."""
+    network, config = nets.load(listener)
+    wrong = 0
+    for one, phones in zip(mels, said, strict=True):
+        scores, sizes = network(one[None].float().cpu(), torch.tensor([len(one)]))
+        found = [config["phones"][n - 1] for n in nets.best_path(scores, sizes)[0]]
+        wrong += distance(found, phones)
+    return wrong / max(1, sum(map(len, said)))
+
+
+@torch.no_grad()
+def speaks(
+    model: Any, data: Data, rows: Sequence[int], most: int, listener: Path | None = None
+) -> dict[str, float]:
     """Figures of speaking the texts of rows, spread evenly, with their speakers' vectors.
+
+    Args:
+        model: in evaluation mode.
+        data: clips.
+        rows: of the data, to choose from.
+        most: how many are chosen.
+        listener: weights of a phone recogniser.
 
     Returns:
         ``stopped`` (share that ended by itself), ``length_ratio`` to the recording (median) and its 10th
         and 90th percentile, ``warped`` mean |log10 mel| difference, ``diagonal`` share of attention,
-        all over the clips.
+        all over the clips; with a listener ``phone_error``, and ``phone_error_of_clips`` in the recordings.
     """
     chosen = [rows[i * len(rows) // most] for i in range(min(most, len(rows)))]
-    ended, ratios, apart, straight = [], [], [], []
+    ended, ratios, apart, straight, all_made, all_wanted = [], [], [], [], [], []
     torch.manual_seed(0)  # the prenet's dropout
     for at in range(0, len(chosen), _AT_ONCE):
         part = torch.tensor(chosen[at : at + _AT_ONCE], device=data.device)
@@ -85,11 +109,20 @@ def speaks(model: Any, data: Data, rows: Sequence[int], most: int) -> dict[str, 
         for row, made in zip(part.tolist(), mels, strict=True):
             begin, frames = int(data.offsets[row]), int(data.frames[row])
             wanted = data.mels[begin : begin + frames].float().cpu().numpy()
+            all_made.append(made)
+            all_wanted.append(torch.from_numpy(wanted))
             ended.append(len(made) < limit)
             ratios.append(len(made) / frames)
             cut = made[: 2 * frames].float().cpu().numpy()
             apart.append(warped_distance(cut, wanted))
-    return {
+    heard = {}
+    if listener:
+        said = [data.rows[row]["phones"] for row in chosen]
+        heard = {
+            "phone_error": round(_wrong(listener, all_made, said), 3),
+            "phone_error_of_clips": round(_wrong(listener, all_wanted, said), 3),
+        }
+    return heard | {
         "stopped": round(float(np.mean(ended)), 3),
         "length_ratio": round(float(np.median(ratios)), 3),
         "length_ratio_10": round(float(np.quantile(ratios, 0.1)), 3),

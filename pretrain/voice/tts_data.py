@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pretrain.voice import mel, nets
+from pretrain.voice import mel, times, tts_align
 from pretrain.voice.tts_model import SPEAKER, Batch
+from tunesmith.analysis import speech_nets as nets
 
 REDUCTION = 2
+SPLITS = ("train", "valid")
 MEANS = 4  # at most so many clips tell whose voice it is
 OWN_CHANCE = 0.2
 SHAKE = 0.2  # length of the noise on a vector of length 1, at most
@@ -47,14 +50,22 @@ class Data:
         count: the first so many train; the rest are of speakers who are among those, or not.
         tokenizer: letters to ids.
         device: where everything goes.
+        inventory: phones, for those of the rows; those that are not among them are left out.
     """
 
     def __init__(
-        self, sound: Tensor, rows: list[dict[str, Any]], count: int, tokenizer: Any, device: str
+        self,
+        sound: Tensor,
+        rows: list[dict[str, Any]],
+        count: int,
+        tokenizer: Any,
+        device: str,
+        inventory: Sequence[str] = (),
     ) -> None:
         self.rows, self.count, self.device = rows, count, device
         starts, lengths = mel.places(rows)
         self.mels, offsets = mel.corpus_mels(sound.to(device), starts, lengths)
+        self.mean = self.mels[::7].float().mean(0)
         self.all_frames = offsets.diff()
         self.frames_cpu = self.all_frames - self.all_frames % REDUCTION
         ids = tokenizer([row["text"] for row in rows]).input_ids
@@ -65,8 +76,24 @@ class Data:
         self.unknown = int((self.ids == tokenizer.unk_token_id).sum())
         self.ids, self.offsets = self.ids.to(device), offsets[:-1].to(device)
         self.frames, self.letters = self.frames_cpu.to(device), self.letters_cpu.to(device)
+        self._place(inventory)
         self._group()
         self.vectors = torch.zeros(len(rows), SPEAKER, device=device)
+
+    def _place(self, inventory: Sequence[str]) -> None:
+        """When letters sound, and which phones."""
+        steps = int(self.frames_cpu.max()) // REDUCTION
+        places = np.full((len(self.rows), steps), -1, np.float32)
+        for place, row in zip(places, self.rows, strict=True):
+            if row.get("times", {}).get("letters"):
+                place[:] = tts_align.letter_places(row["times"], steps, REDUCTION * mel.HOP)
+        numbers = {phone: number for number, phone in enumerate(inventory, 1)}
+        said = [[numbers[p] for p in row.get("phones", ()) if p in numbers] for row in self.rows]
+        self.phone_counts = torch.tensor([len(one) for one in said], device=self.device)
+        phones = torch.zeros(len(said), max(1, *map(len, said)), dtype=torch.long)
+        for row, one in zip(phones, said, strict=True):
+            row[: len(one)] = torch.tensor(one, dtype=torch.long)
+        self.places, self.phones = torch.from_numpy(places).to(self.device), phones.to(self.device)
 
     def _group(self) -> None:
         """For each row the clips of its speaker that train; of a speaker without any, its own."""
@@ -83,15 +110,30 @@ class Data:
         self.first, self.size = of[:, 0].to(self.device), of[:, 1].to(self.device)
 
     @staticmethod
-    def read(work: Path, max_s: float) -> tuple[Tensor, list[dict[str, Any]], int]:
-        """Sound, rows, and how many of them train, of splits train and valid; empty texts are left out."""
-        sound, rows = mel.read_split(work, "train")
-        other, others = mel.read_split(work, "valid")
+    def read(
+        work: Path, max_s: float, languages: Sequence[str] = ("",)
+    ) -> tuple[Tensor, list[dict[str, Any]], int]:
+        """Sound, rows, and how many of them train, of splits train and valid; empty texts are left out.
+
+        Args:
+            work: folder of the corpus.
+            max_s: longer clips are left out too.
+            languages: how the names of languages may begin.
+        """
+        (sound, rows), (other, others) = (mel.read_split(work, split) for split in SPLITS)
         others = [{**row, "start": row["start"] + len(sound)} for row in others]
+        rows, others = (
+            [{**row, "times": one} for row, one in zip(part, told, strict=True)] if told else part
+            for part, told in (
+                (rows, times.load(work, SPLITS[0])),
+                (others, times.load(work, SPLITS[1])),
+            )
+        )
 
         def fits(row: dict[str, Any]) -> bool:
             within = 0.25 <= row["length"] / mel.SAMPLE_RATE_HZ <= max_s
-            return within and len(row["text"].strip()) > 1
+            spoken = str(row.get("language", "")).startswith(tuple(languages))
+            return within and spoken and len(row["text"].strip()) > 1
 
         rows, others = list(filter(fits, rows)), list(filter(fits, others))
         return torch.cat([sound, other]), rows + others, len(rows)
@@ -158,8 +200,16 @@ class Data:
         place = torch.arange(bucket.frames, device=rows.device)
         index = (self.offsets[rows][:, None] + place).clamp_max(len(self.mels) - 1)
         mels = self.mels[index].float() * (place < frames[:, None])[..., None]
-        ids = self.ids[rows][:, : bucket.letters]
-        return Batch(ids, self.letters[rows], mels, frames, self.speakers(rows, vary))
+        return Batch(
+            self.ids[rows][:, : bucket.letters],
+            self.letters[rows],
+            mels,
+            frames,
+            self.speakers(rows, vary),
+            self.places[rows][:, : bucket.frames // REDUCTION],
+            self.phones[rows],
+            self.phone_counts[rows],
+        )
 
 
 def buckets_of(data: Data, rows: Iterable[int], batch: int, count: int) -> list[Bucket]:

@@ -129,6 +129,9 @@ class Batch:
         mels: log10 mels ``[B, T, M]``, T a whole number of the decoder's steps.
         frames: how many of them are real, ``[B]``, whole steps too.
         speaker: ``[B, E]``.
+        places: the letter that sounds in each of the decoder's steps, ``[B, L]``; negative if not known.
+        phones: numbers from 1, ``[B, P]``; zeros behind.
+        phone_counts: how many of them are real, ``[B]``.
     """
 
     ids: Tensor
@@ -136,6 +139,9 @@ class Batch:
     mels: Tensor
     frames: Tensor
     speaker: Tensor
+    places: Tensor
+    phones: Tensor
+    phone_counts: Tensor
 
 
 def _real(counts: Tensor, length: int) -> Tensor:
@@ -195,19 +201,31 @@ def _prenet(model: Any, mels: Tensor, speaker: Tensor) -> Tensor:
 @dataclass(frozen=True, slots=True)
 class Predicted:
     """Of each frame from the true ones before it: mels ``[B, T, M]`` before and after the postnet, stop
-    logits ``[B, T]``, and how frames look at letters, ``[B, H, L, S]`` of each layer."""
+    logits ``[B, T]``, how frames look at letters, ``[B, H, L, S]`` of each layer, and letters' states."""
 
     before: Tensor
     after: Tensor
     stop: Tensor
     attentions: list[Tensor]
+    states: Tensor
 
 
-def predict(model: Any, batch: Batch, corrupt: bool = False) -> Predicted:
-    """All frames of a batch at once."""
+def predict(
+    model: Any, batch: Batch, history: Tensor | None = None, refine: bool = True
+) -> Predicted:
+    """All frames of a batch at once.
+
+    Args:
+        model: speaks.
+        batch: clips.
+        history: what the decoder hears, ``[B, L, M]``; without, the truth.
+        refine: run the postnet; else what comes after it is what comes before.
+    """
     config, size = model.config, batch.ids.shape[1]
     states = text_states(model, batch)
-    hidden = _prenet(model, heard(batch.mels, config.reduction_factor, corrupt), batch.speaker)
+    if history is None:
+        history = heard(batch.mels, config.reduction_factor, corrupt=False)
+    hidden = _prenet(model, history, batch.speaker)
     rows, steps = hidden.shape[:2]
     earlier = torch.ones(steps, steps, dtype=torch.bool, device=hidden.device).tril()
     causal = _bias(earlier[None, None].expand(rows, -1, -1, -1))
@@ -228,14 +246,11 @@ def predict(model: Any, batch: Batch, corrupt: bool = False) -> Predicted:
     before = heads.feat_out(hidden).view(rows, -1, config.num_mel_bins)
     real = _real(batch.frames, before.shape[1])[:, None]
     refined = before.transpose(1, 2)
-    for layer in heads.layers:
+    for layer in heads.layers if refine else ():
         refined = layer(refined * real)
-    return Predicted(
-        before.float(),
-        (before + refined.transpose(1, 2)).float(),
-        heads.prob_out(hidden).view(rows, -1).float(),
-        attentions,
-    )
+    after = before + refined.transpose(1, 2) if refine else before
+    stop = heads.prob_out(hidden).view(rows, -1)
+    return Predicted(before.float(), after.float(), stop.float(), attentions, states)
 
 
 def losses(model: Any, found: Predicted, batch: Batch) -> Tensor:

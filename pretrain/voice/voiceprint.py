@@ -18,7 +18,7 @@ from torch.nn import functional
 from pretrain.common import SAMPLE_RATE_HZ, autocast, parser, set_up
 from pretrain.voice import hear
 from pretrain.voice.mel import places, read_split
-from pretrain.voice.nets import Voiceprint
+from tunesmith.analysis.speech_nets import Voiceprint, load
 
 BATCH, LEARNING_RATE = 128, 2e-3
 SHORTEST_S, LONGEST_S = 1.5, 3.0
@@ -102,14 +102,17 @@ def train(args: Any) -> None:
     tests = {split: Waves(args.work, [split], device) for split in TEST_SPLITS}
     voices = hear.Voices(data.rows)
     torch.manual_seed(args.seed + 4000)
-    model = Voiceprint().to(device)
+    begun = load(args.begin) if args.begin else None
+    model = (begun[0].requires_grad_(True) if begun else Voiceprint()).to(device)
     margin = hear.Margin(model.config["size"], len(voices.names)).to(device)
     size = sum(p.numel() for p in model.parameters())
     row = {"clips": len(data.rows), "voices": len(voices.names), "parameters": size}
     hear.report(args.work, "voiceprint", row)
     learnt = [*model.parameters(), *margin.parameters()]
     plan = hear.Schedule(hear.adamw(learnt, args.rate, device), args.rate, args.steps, args.minutes)
-    draw = np.random.default_rng((args.seed, 4))
+    # Those who go on from what was learnt are not to see the same batches again.
+    seen = begun[1].get("training", {}).get("steps", 0) if begun else 0
+    draw = np.random.default_rng((args.seed, 4, seen))
     path = args.work / "weights" / "voiceprint.safetensors"
     config: dict[str, Any] = {"input": "wave, 16 kHz mono, 1.5 s or more"}
     model.train()
@@ -134,6 +137,7 @@ def train(args: Any) -> None:
             hear.export(path, model, "voiceprint", config)
             hear.report(args.work, "voiceprint", {"step": plan.step} | figures(model, tests))
     config["training"] = {
+        **({"before": begun[1].get("training")} if begun else {}),
         "splits": SPLITS,
         "clips": len(data.rows),
         "voices": len(voices.names),
@@ -154,6 +158,7 @@ def main() -> None:
     p.add_argument("--minutes", type=float, default=3.0)
     p.add_argument("--batch", type=int, default=BATCH)
     p.add_argument("--rate", type=float, default=LEARNING_RATE)
+    p.add_argument("--begin", type=Path, help="weights to go on from, with a fresh optimizer")
     args = p.parse_args()
     set_up(args)
     train(args)

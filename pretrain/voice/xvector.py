@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pretrain.common import SAMPLE_RATE_HZ, autocast, parser, set_up
 from pretrain.voice import hear
 from pretrain.voice.mel import HOP
-from pretrain.voice.nets import XVector, levelled
+from tunesmith.analysis.speech_nets import XVector, levelled
 
 BATCH, LEARNING_RATE = 192, 2e-3
 SHORTEST_S, LONGEST_S = 1.5, 3.0

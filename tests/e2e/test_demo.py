@@ -39,11 +39,18 @@ def test_the_clips_in_the_package_are_enough_to_measure_with():
     known = [name for names in tagger.load().classes.values() for name in names]
     assert not {"calypso", "steel drums", "steel pan"} & set(known)
     package = demo_module.CLIPS.parent
-    # Each embedded base with what belongs to it: MusicGen with tagger and clips, and the diffusion base.
+    # Each embedded base with what belongs to it: MusicGen with tagger and clips, the diffusion base, the voice.
     diffusion = sum(file.stat().st_size for file in (package / "diffusion").rglob("*"))
+    voice = sum(
+        file.stat().st_size
+        for name in ("voice", "listeners")
+        for file in (package / name).rglob("*")
+    )
     whole = sum(file.stat().st_size for file in package.rglob("*"))
+    spoken = sum(file.stat().st_size for file in (package / "demo-voice").rglob("*"))
     assert diffusion < 25e6
-    assert whole - diffusion < 25e6
+    assert voice < 25e6
+    assert whole - diffusion - voice - spoken < 25e6
 
 
 def test_report_json_has_the_gap_and_what_it_stands_on(made):

@@ -99,6 +99,11 @@ class RunDisplay:
                 if key in values
             ]
             self.say(f"{before}step {values['step']}: {', '.join(parts)}")
+        elif kind == "judged":
+            self.say(
+                f"{before}step {values['step']}: similarity {values['similarity']:.3f}, intelligibility "
+                f"{values['intelligibility']:.3f}, score {values['score']:.3f}"
+            )
         elif kind == "pitfall":
             mend = f" - {values['mend']}" if values["mend"] else ""
             self.say(f"{before}pitfall: {values['message']}{mend}")

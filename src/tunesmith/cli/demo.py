@@ -12,13 +12,20 @@ def demo(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for data, runs, takes and report.")
     ] = Path("demo"),
+    voice: Annotated[
+        bool, typer.Option("--voice", help="Adapt to a speaking voice from minutes of recordings.")
+    ] = False,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Training steps. [default: the base's own]")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first training and of the takes.")] = 0,
     seeds: Annotated[
-        int, typer.Option(min=1, help="Trainings, each from a random start of its own.")
-    ] = 3,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Trainings, each from a random start of its own. [default: 3, of a voice 1]",
+        ),
+    ] = None,
     takes: Annotated[
         int,
         typer.Option(
@@ -30,7 +37,10 @@ def demo(
         typer.Option(min=1, help="Trainings at a time. [default: one a core, one on a GPU]"),
     ] = None,
 ) -> None:
-    """Adapt the embedded base to a style it has never heard; report.html shows what that did."""
+    """Adapt an embedded base to a style or a voice it has never heard; report.html shows what that did."""
+    if voice:
+        _voice(out, steps=steps, seed=seed, seeds=seeds or 1, workers=workers)
+        return
     from tunesmith.cli._progress import RunDisplay
     from tunesmith.demo import demo as run
     from tunesmith.training.signals import StopFlag
@@ -40,7 +50,7 @@ def demo(
             out,
             steps=steps,
             seed=seed,
-            seeds=seeds,
+            seeds=seeds or 3,
             takes=takes,
             workers=workers,
             stop=stop,
@@ -52,5 +62,26 @@ def demo(
     general = result.numbers["general_loss_before"], result.numbers["general_loss_after"]
     typer.echo(f"{'general loss':16} {general[0]:8.3f} -> {general[1]:8.3f}")
     for sentence in result.says:
+        typer.echo(sentence)
+    typer.echo(f"report: {result.report}")
+
+
+def _voice(out: Path, *, steps: int | None, seed: int, seeds: int, workers: int | None) -> None:
+    from tunesmith.cli._progress import RunDisplay
+    from tunesmith.training.signals import StopFlag
+    from tunesmith.voice_demo import voice_demo
+
+    with StopFlag() as stop, RunDisplay() as display:
+        result = voice_demo(
+            out,
+            steps=steps,
+            seed=seed,
+            seeds=seeds,
+            workers=workers,
+            stop=stop,
+            on_event=display,
+        )
+    typer.echo(f"{str(result.numbers['verdict']).upper()}. {result.says[0]}")
+    for sentence in result.says[1:]:
         typer.echo(sentence)
     typer.echo(f"report: {result.report}")

@@ -50,6 +50,9 @@ def evaluate(
     mos: Annotated[bool, typer.Option("--mos", help="Predict MOS with DNSMOS (speech).")] = False,
     speaker: Annotated[str, typer.Option(help="Model that compares voices.")] = "",
     asr: Annotated[str, typer.Option(help="Model that reads speech, for word errors.")] = "",
+    phones: Annotated[
+        bool, typer.Option("--phones", help="Count wrong phones (speech; on for bases that speak).")
+    ] = False,
     pick: Annotated[
         bool,
         typer.Option("--pick", help="Give the run its checkpoint that comes nearest to held-out clips."),
@@ -88,6 +91,7 @@ def evaluate(
         mos=mos,
         speaker=speaker,
         asr=asr,
+        phones=phones,
         workers=workers,
     )
     runs = [Path(one.path) for one in wanted(names) if one.kind == "run"]

@@ -23,8 +23,12 @@ def prepare(
         str | None,
         typer.Option(help="Base model (name or folder): sets rate, channels, longest clip."),
     ] = None,
-    min_seconds: Annotated[float, typer.Option(help="Shortest clip.")] = 10.0,
-    max_seconds: Annotated[float, typer.Option(help="Longest clip.")] = 30.0,
+    min_seconds: Annotated[
+        float | None, typer.Option(help="Shortest clip; 10, and 1 of a voice.")
+    ] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(help="Longest clip; 30, and 12 of a voice.")
+    ] = None,
     sample_rate: Annotated[
         int | None, typer.Option(help="Hz of the clips; else the base's, else as recorded.")
     ] = None,
@@ -43,7 +47,8 @@ def prepare(
         typer.Option(
             metavar="FAULT",
             help="Let clips with this fault in; several times, or all. "
-            "clipping, silence, dc, hum, mono_as_stereo, false_bandwidth, near_duplicate.",
+            "clipping, silence, dc, hum, mono_as_stereo, false_bandwidth, near_duplicate; of a voice "
+            "also noise, music, reverberation, bandwidth, other_speaker, transcript.",
         ),
     ] = None,
     augment: Annotated[
@@ -57,8 +62,29 @@ def prepare(
         int | None, typer.Option(help="Varied versions of each training clip; 2 with --augment.")
     ] = None,
     voice: Annotated[
-        bool, typer.Option("--voice", help="The recordings are of a voice: leave its pitch alone.")
+        bool,
+        typer.Option(
+            "--voice",
+            help="The recordings are of a speaking voice: cut at pauses, with what is said as text.",
+        ),
     ] = False,
+    consent: Annotated[
+        str | None,
+        typer.Option(help="Of the voice's owner: who agreed to what. Needed with --voice."),
+    ] = None,
+    asr: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Writes down what a voice says: a recogniser's hub id or folder."
+        ),
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="That the voice speaks: en, de ...; for --asr and phonemes.")
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="Embedding that tells voices apart; else the first that is installed."),
+    ] = None,
     trigger: Annotated[
         str | None,
         typer.Option(help="A rare word to put before every caption, or for {trigger} in it."),
@@ -88,6 +114,9 @@ def prepare(
     measured (tempo, key ...), or from the file's name. What is left out stands with its reason in
     rejected.jsonl. Running again goes on where a run stopped, and does nothing where nothing has
     changed.
+
+    With --voice clips end at pauses and are screened for noise, music, reverberation and other
+    speakers; texts are what is said, from the same files or from --asr.
     """
     from tunesmith.data import prepare as run
 
@@ -122,6 +151,10 @@ def prepare(
             trigger=trigger,
             caption=caption,
             captioner=captioner,
+            consent=consent,
+            asr=asr,
+            language=language,
+            encoder=encoder,
             valid_share=valid_share,
             seed=seed,
             rights=rights,
@@ -157,6 +190,10 @@ def report(summary: PreparedSummary, dest: Path, base: str | None) -> list[str]:
         mends += ["--min-seconds allows shorter clips"] if TOO_SHORT in summary.faults else []
         mend = f" ({'; '.join(mends)})" if mends else ""
         lines.append(f"left out: {found}{mend}")
+    if summary.voice:
+        from tunesmith.data.voice_verdict import sentences
+
+        lines += [f"voice: {sentence}" for sentence in sentences(summary.voice)]
     lines += [f"warning: {warning}" for warning in summary.warnings[:_SHOWN]]
     if len(summary.warnings) > _SHOWN:
         lines.append(f"... and {len(summary.warnings) - _SHOWN} more warnings in dataset.json")
@@ -166,7 +203,8 @@ def report(summary: PreparedSummary, dest: Path, base: str | None) -> list[str]:
     if summary.rejected > _SHOWN:
         lines.append(f"... and {summary.rejected - _SHOWN} more rejections in rejected.jsonl")
     lines.append(f"Data set: {dest}")
-    lines.append(f"Look at it: tunesmith check {shlex.quote(str(dest))} --method lora")
+    method = "voice" if summary.voice else "lora"
+    lines.append(f"Look at it: tunesmith check {shlex.quote(str(dest))} --method {method}")
     name = shlex.quote(base) if base else "BASE"
     lines.append(
         f"Next: tunesmith train --base {name} --method lora "

@@ -73,7 +73,10 @@ def train(
         return
 
     from tunesmith.cli._progress import RunDisplay
+    from tunesmith.formats.adapter import read_card
     from tunesmith.report.run import report_on_run
+    from tunesmith.report.voices import of_training, weigh
+    from tunesmith.training.judging import figures_in_words
     from tunesmith.training.recipe import told, with_data
     from tunesmith.training.run import train as run
     from tunesmith.training.signals import StopFlag
@@ -101,7 +104,11 @@ def train(
     for warning in result.warnings:
         typer.echo(f"warning: {warning}", err=True)
     page = report_on_run(result.folder)
-    state = result.state
+    state, card = result.state, read_card(result.folder)
+    if (heard := of_training(card)) and (said := weigh(heard)):
+        typer.echo(f"{said[0].upper()}. {said[1]}")
+        for line in figures_in_words(state, result.used_step, heard.unit):
+            typer.echo(line)
     if state.first_loss is not None:
         typer.echo(
             f"validation loss {state.first_loss:.4f} -> {state.best_loss:.4f} (step {result.used_step})"

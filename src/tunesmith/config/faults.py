@@ -17,6 +17,7 @@ from tunesmith.config.sections import (
     ReplayConfig,
     RunConfig,
     TrainConfig,
+    VoiceConfig,
 )
 from tunesmith.errors import Fault, did_you_mean
 
@@ -28,6 +29,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "replay": ReplayConfig,
     "train": TrainConfig,
     "preview": PreviewConfig,
+    "voice": VoiceConfig,
 }
 
 

@@ -116,6 +116,11 @@ class TrainConfig(_Strict):
     patience: int = Field(
         0, ge=0, description="validations without progress before stopping; 0 is off"
     )
+    select: Literal["loss", "voice"] = Field(
+        "loss",
+        description="what tells progress and chooses the weights: validation loss, or a voice's "
+        "similarity x intelligibility in takes of held-out sentences",
+    )
     max_bad_steps: int = Field(10, ge=1, description="NaN or inf steps in a row before giving up")
 
 
@@ -132,6 +137,26 @@ class PreviewConfig(_Strict):
     guidance: float | None = Field(
         None, ge=0, description="classifier-free guidance scale; the base's own by default"
     )
+
+
+class VoiceConfig(_Strict):
+    """Whose voice it is that is adapted to, and what tells how near takes come to it."""
+
+    consent: str | None = Field(
+        None,
+        description="who speaks and agreed to what; default: what `tunesmith prepare --voice` was told",
+    )
+    ear: str | None = Field(
+        None,
+        description="embedding that tells voices apart, for train.select=voice; not the encoder that the "
+        "base is told its speaker by; default: resemblyzer if it is installed, else voiceprint",
+    )
+    asr: str | None = Field(
+        None,
+        description="model that writes down what takes say (a folder or hub id), for train.select=voice; "
+        "default: the phone recogniser that comes along",
+    )
+    takes: int = Field(8, ge=2, description="sentences that are spoken at each validation")
 
 
 class RunConfig(_Strict):
@@ -154,6 +179,7 @@ class RunConfig(_Strict):
     replay: ReplayConfig = ReplayConfig()  # type: ignore[call-arg]
     train: TrainConfig = TrainConfig()  # type: ignore[call-arg]
     preview: PreviewConfig = PreviewConfig()  # type: ignore[call-arg]
+    voice: VoiceConfig = VoiceConfig()  # type: ignore[call-arg]
     watch: bool = Field(True, description="watch for pitfalls: docs/pitfalls.md")
     auto_fix: bool = Field(
         False,

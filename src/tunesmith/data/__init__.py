@@ -9,7 +9,8 @@ clips = load_dataset("dataset")
 
 from tunesmith.data.check import Check, check
 from tunesmith.data.load import load_dataset
-from tunesmith.data.prepare import PreparedSummary, Progress, prepare
+from tunesmith.data.prepare import Progress, prepare
 from tunesmith.data.sources import Rejection
+from tunesmith.data.summary import PreparedSummary
 
 __all__ = ["Check", "PreparedSummary", "Progress", "Rejection", "check", "load_dataset", "prepare"]

@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,6 +51,7 @@ class Parts:
         captions: of the clips and variants that have a side, by the staged file's name.
         refused: recordings that could not be used at all.
         warnings: one line each.
+        voice: what was found of a voice, for ``dataset.json``; empty of music.
     """
 
     found: Sequence[Found]
@@ -60,6 +61,7 @@ class Parts:
     captions: Mapping[str, Mapping[str, Caption]]
     refused: Sequence[Rejection]
     warnings: Sequence[str]
+    voice: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Place(Protocol):
@@ -212,6 +214,7 @@ def _measures(
         "faults": [asdict(fault) for fault in cut.faults],
         "repeats": [] if cut.variant_of else repeats,
         "fingerprint": cut.fingerprint,
+        **({"voice": dict(cut.voice)} if cut.voice else {}),
     }
 
 
@@ -282,7 +285,8 @@ def _description(
         side: [clip.duration_s for clip in clips if clip.split == side]
         for side in ("train", "valid")
     }
-    plain = asdict(settings)
+    plain = settings.plain()
+    of_voice = plain.pop("voice", None)
     limits = plain["cut"].pop("limits")
     packages = ("tunesmith", "numpy", "scipy", "soundfile", "soxr")
     faults = Counter(one.fault for one in rejected if one.fault)
@@ -306,6 +310,7 @@ def _description(
             "valid": round(sum(lengths["valid"]), 3),
         },
         "rights": settings.rights,
+        **({"voice": {**of_voice, **parts.voice}} if of_voice else {}),
         "warnings": list(warnings),
         "sources": [
             {"name": f.source.name, "sha256": f.sha256, "bytes": f.source.size_bytes}

@@ -24,6 +24,7 @@ from tunesmith.data.audiofolder import describe
 from tunesmith.data.load import Loaded, load_readable, nothing_readable
 from tunesmith.data.needs import Tally, Verdict, need_of, verdicts
 from tunesmith.data.sources import Rejection, shown
+from tunesmith.data.voice_verdict import with_voice
 from tunesmith.types import Clip
 
 SAME_SHARE = 0.5
@@ -193,6 +194,9 @@ def check(
     )
     sung = songs(clips)
     tally = _tally(clips, names, facts, repeats, sum(rejected.values()), heard)
+    judged = verdicts(method, tally)
+    if need_of(method).method == "voice":
+        judged = (with_voice(judged[0], described, clips), *judged[1:])
     return Check(
         folder=root.resolve().name,
         root=root,
@@ -204,7 +208,7 @@ def check(
         diversity=heard,
         captions=captions,
         songs=sung,
-        verdicts=verdicts(method, tally),
+        verdicts=judged,
         findings=tuple(
             findings(clips, tally, captions, described, leaks, unreadable, loaded.divided, sung)
         ),

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,11 @@ from tunesmith.analysis.faults import Fault, bandwidth_hz, find_faults
 from tunesmith.analysis.fingerprint import fingerprint
 from tunesmith.analysis.rhythm import find_beats
 from tunesmith.atomic import disk_error, json_line, sync_folder, write_bytes
+from tunesmith.data import voice_faults
 from tunesmith.data.conform import conform, flac, normalising_gain_db
 from tunesmith.data.recording import BadRecording, Limits, Recording
 from tunesmith.data.segment import Piece, Segmenter
+from tunesmith.data.voice_segment import SpokenPiece, SpokenPieces
 from tunesmith.data.words import facts_follow
 
 PIPELINE = 2
@@ -46,6 +48,7 @@ class CutSettings:
         keep: names of faults that do not keep a clip out.
         variants: further versions of each clip, varied by ``operations`` and drawn from ``seed``.
         limits: what a recording may be.
+        voice: it is speech: cut at pauses, and screen as :mod:`tunesmith.data.voice_faults` does.
     """
 
     sample_rate_hz: int | None
@@ -59,14 +62,17 @@ class CutSettings:
     operations: tuple[str, ...] = ()
     seed: int = 0
     limits: Limits = Limits()  # noqa: RUF009 - frozen
+    voice: bool = False
 
     def key(self, sha256: str) -> str:
         """Name of a recording's staged work: its content and these settings, hashed."""
-        text = json.dumps([PIPELINE, sha256, asdict(self)], sort_keys=True)
+        text = json.dumps([PIPELINE, sha256, self.to_json()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain values; ``voice`` only where it is so, or the clips of music would change their names."""
+        value = asdict(self)
+        return value if self.voice else {name: v for name, v in value.items() if name != "voice"}
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> CutSettings:
@@ -91,6 +97,7 @@ class CutClip:
         faults: those that it is kept in spite of.
         variant_of: for a varied version, the file that it was made from.
         operations: what was done to it then.
+        voice: what was measured of speech (:func:`tunesmith.data.voice_faults.measures`); empty of music.
     """
 
     file: str
@@ -107,6 +114,7 @@ class CutClip:
     faults: tuple[Fault, ...] = ()
     variant_of: str = ""
     operations: Mapping[str, float] = field(default_factory=dict)
+    voice: Mapping[str, float] = field(default_factory=dict)
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> CutClip:
@@ -158,7 +166,8 @@ class CutRecord:
         for clip in self.clips:
             row = {name: getattr(clip, name) for name in CutClip.__slots__}
             row |= {"facts": clip.facts.to_json(), "faults": [asdict(one) for one in clip.faults]}
-            rows.append({**row, "operations": dict(clip.operations)})
+            row |= {"operations": dict(clip.operations), "voice": dict(clip.voice)}
+            rows.append(row if clip.voice else {k: v for k, v in row.items() if k != "voice"})
         return {
             "clips": rows,
             "refused": [asdict(one) for one in self.refused],
@@ -233,27 +242,34 @@ def _cut(
     frames = originals = 0
     with Recording(path, limits=settings.limits) as recording:
         rate = recording.sample_rate_hz
-        beats = _beat_times if settings.on_beats else None
-        segmenter = Segmenter(rate, settings.min_s, settings.max_s, beats)
-        for piece in _pieces(recording.blocks(), segmenter):
+        spoken = None
+        if settings.voice:
+            spoken = SpokenPieces(path, recording, settings.min_s, settings.max_s, settings.limits)
+        for piece in spoken or _pieces(recording, settings):
             frames += len(piece.samples)
-            faults = _faults(piece, rate, settings)
+            heard: dict[str, float] = {}
+            if isinstance(piece, SpokenPiece) and not piece.reason:
+                heard = voice_faults.measures(piece, rate)
+            faults = _faults(piece, rate, settings, heard)
             against = [fault for fault in faults if fault.name not in settings.keep]
             if against:
                 start_s = round(piece.start / rate, 6)
                 refused += [Refused(start_s, f.reason, f.name, f.figure, f.unit) for f in against]
                 continue
-            made = _clips(piece, faults, recording, settings, f"{originals:05d}")
+            made = _clips(piece, faults, recording, settings, f"{originals:05d}", heard)
             originals += 1
             for data, clip in made:
                 write_bytes(folder / clip.file, data)
                 clips.append(clip)
             on_clip(recording.done)
-    return CutRecord(tuple(clips), tuple(refused), frames / rate, recording.lossy)
+    decoded_s = frames / rate if spoken is None else spoken.decoded_s
+    return CutRecord(tuple(clips), tuple(refused), decoded_s, recording.lossy)
 
 
-def _pieces(blocks: Iterable[np.ndarray], segmenter: Segmenter) -> Iterator[Piece]:
-    for block in blocks:
+def _pieces(recording: Recording, settings: CutSettings) -> Iterator[Piece]:
+    beats = _beat_times if settings.on_beats else None
+    segmenter = Segmenter(recording.sample_rate_hz, settings.min_s, settings.max_s, beats)
+    for block in recording.blocks():
         yield from segmenter.push(block)
     yield from segmenter.finish()
 
@@ -264,11 +280,16 @@ def _beat_times(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray | None:
     return beats.times_s if beats is not None and beats.confidence >= SURE_TEMPO else None
 
 
-def _faults(piece: Piece, rate: int, settings: CutSettings) -> list[Fault]:
+def _faults(
+    piece: Piece, rate: int, settings: CutSettings, heard: Mapping[str, float]
+) -> list[Fault]:
     # What is too short to be a clip is none, whatever is kept; `keep` never holds its name.
     if piece.reason and piece.fault not in settings.keep:
         return [Fault(piece.fault, piece.figure, piece.unit, piece.reason)]
-    return [one for one in find_faults(piece.samples, rate) if not _gone(one, settings)]
+    found = find_faults(piece.samples, rate)
+    if heard:
+        found += voice_faults.find(heard, float(bandwidth_hz(piece.samples, rate)), rate)
+    return [one for one in found if not _gone(one, settings)]
 
 
 def _gone(fault: Fault, settings: CutSettings) -> bool:
@@ -281,7 +302,12 @@ def _gone(fault: Fault, settings: CutSettings) -> bool:
 
 
 def _clips(
-    piece: Piece, faults: list[Fault], recording: Recording, settings: CutSettings, name: str
+    piece: Piece,
+    faults: list[Fault],
+    recording: Recording,
+    settings: CutSettings,
+    name: str,
+    heard: Mapping[str, float],
 ) -> Iterator[tuple[bytes, CutClip]]:
     """The clip and its variants, each with the bytes of its file.
 
@@ -311,6 +337,7 @@ def _clips(
         bandwidth_hz=band_hz,
         fingerprint=print_,
         faults=tuple(faults),
+        voice=heard,
     )
     yield data, original
     for number in range(1, settings.variants + 1):

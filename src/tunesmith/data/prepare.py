@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunesmith.data import audiofolder, reuse
+from tunesmith.data import voice as voices
 from tunesmith.data.assemble import Found, Parts, assemble
 from tunesmith.data.caption import Caption, Captions
 from tunesmith.data.cut import PIPELINE, CutRecord, CutSettings, read_record
@@ -25,6 +26,7 @@ from tunesmith.data.settings import Settings, check_settings
 from tunesmith.data.sources import Rejection, Source, file_sha256, find_recordings
 from tunesmith.data.split import SplitPlan, split_groups
 from tunesmith.data.staging import Staging
+from tunesmith.data.summary import PreparedSummary, summarise
 from tunesmith.data.tell import FALLBACK, tell
 from tunesmith.errors import Stopped, UserError
 
@@ -37,8 +39,9 @@ class Progress:
     """How far a run is.
 
     Attributes:
-        stage: ``reading`` (hashing the recordings), ``cutting`` or ``captioning``.
-        done, total: bytes of recordings; recordings while captioning.
+        stage: ``reading`` (hashing the recordings), ``cutting``, ``captioning``, or of voices ``telling
+            voices apart`` and ``writing down``.
+        done, total: bytes of recordings; recordings while captioning, clips of voices.
         item: the recording at hand.
     """
 
@@ -48,47 +51,14 @@ class Progress:
     item: str
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedSummary:
-    """What :func:`prepare` made.
-
-    Attributes:
-        dest: the data set.
-        clips, train, valid: numbers of clips.
-        seconds, train_s, valid_s: their lengths.
-        recordings: how many of the recordings gave clips.
-        variants: varied versions of the training clips, besides.
-        rejected: recordings, and pieces of them, that became no clip (``rejected.jsonl``).
-        faults: how many of these for which fault.
-        first_rejections: the first ten of them, for a report.
-        warnings: one line each.
-        unchanged: the data set was there already, and nothing was done.
-    """
-
-    dest: Path
-    clips: int
-    train: int
-    valid: int
-    seconds: float
-    train_s: float
-    valid_s: float
-    recordings: int
-    variants: int
-    rejected: int
-    faults: Mapping[str, int]
-    first_rejections: tuple[Rejection, ...]
-    warnings: tuple[str, ...]
-    unchanged: bool = False
-
-
 def prepare(
     src: str | Path,
     dest: str | Path,
     *,
     sample_rate_hz: int | None = None,
     channels: int | None = None,
-    min_s: float = 10.0,
-    max_s: float = 30.0,
+    min_s: float | None = None,
+    max_s: float | None = None,
     base_max_s: float | None = None,
     on_beats: bool = True,
     normalise_lufs: float | None = None,
@@ -99,6 +69,10 @@ def prepare(
     trigger: str | None = None,
     caption: str | None = None,
     captioner: str | None = None,
+    consent: str | None = None,
+    asr: str | None = None,
+    language: str | None = None,
+    encoder: str | None = None,
     valid_share: float = 0.1,
     seed: int = 0,
     rights: str = "",
@@ -112,7 +86,7 @@ def prepare(
         src: a folder of recordings, or one.
         dest: folder to make. One that :func:`prepare` made before is rebuilt if anything differs.
         sample_rate_hz, channels: of the clips; ``None`` keeps each recording's own.
-        min_s, max_s: bounds of a clip's length in seconds.
+        min_s, max_s: bounds of a clip's length in seconds; 10 and 30, and 1 and 12 of a voice.
         base_max_s: what the base model takes at most; lowers ``max_s``, and ``min_s`` to half of
             it, where they are above.
         on_beats: cut just before a beat where a pulse is clear, else at quiet places only.
@@ -121,10 +95,15 @@ def prepare(
         keep: faults that do not keep a clip out (:data:`tunesmith.data.screen.FAULTS`, ``all``).
         augment: operations that vary the training clips (:data:`tunesmith.data.augment.OPERATIONS`).
         variants: how many varied versions of each; all operations where none is named.
-        voice: the recordings are of a voice, whose pitch is left alone.
+        voice: the recordings are of a speaking voice: cut at pauses, screened for what spoils voices,
+            captioned with what is said, and never varied in pitch (:mod:`tunesmith.data.voice`).
         trigger: rare word put before every caption, or in the place of ``{trigger}`` in it.
         caption: text for recordings without one of their own.
         captioner: model that listens to those that have none: a hub id, a folder, or ``clap``.
+        consent: of a voice's owner: who agreed to what; kept in ``dataset.json``. A voice needs it.
+        asr: model that writes down what a voice says: a hub id or a folder.
+        language: that a voice speaks (``en``), for the recogniser and for its phonemes.
+        encoder: embedding that tells voices apart; the first that is installed by default.
         valid_share: share of the seconds kept for validation.
         seed: of the division into train and valid.
         rights: what you may do with the recordings; kept in ``dataset.json``.
@@ -155,6 +134,10 @@ def prepare(
         valid_share=valid_share,
         seed=seed,
         rights=rights,
+        consent=consent,
+        asr=asr,
+        language=language,
+        encoder=encoder,
     )
     if workers is not None and workers < 0:
         raise UserError(f"{workers} workers make no sense", "give 0 or more")
@@ -167,37 +150,57 @@ def prepare(
             f"no recordings in {source_root}{reason}",
             "wav, flac, ogg, mp3 and aiff are read, and with ffmpeg m4a, video and more",
         )
-    captions = Captions(source_root, caption, trigger)
+    # What is said is held against what a recogniser hears; the trigger is no part of it.
+    captions = Captions(source_root, caption, None if voice else trigger)
     found = _read(sources, captions, refused, report, should_stop)
     listener = _listener(settings, found)
+    ears = voices.open_ears(settings, found) if settings.voice else None
     # Part of the fingerprint, or a caption that is lost to a wrong letter would be lost in silence.
     heeded = [*captions.warnings, *captions.unused(sources)]
-    fingerprint = _fingerprint(settings, found, refused, heeded, listener)
+    fingerprint = _fingerprint(settings, found, refused, heeded, ears or listener)
     if _stands(dest, fingerprint) and not Staging(dest).is_left_over():
-        return _summary(dest, unchanged=True)
+        return summarise(dest, unchanged=True)
     audiofolder.check_replaceable(dest)
     with Staging(dest) as staging:
         if _stands(dest, fingerprint):
-            return _summary(dest, unchanged=True)
+            return summarise(dest, unchanged=True)
         keys = [settings.cut.key(item.sha256) for item in found]
         reuse.restore(dest, staging.path, keys)
         records = _cut(found, staging, settings.cut, workers, report, should_stop)
         names = {item.sha256: item.source.name for item in found}
         screened = screen(records, names, settings.cut.keep)
+        heard: voices.Heard | None = None
+        if ears is not None:
+            tongue = Captions(source_root, None, trigger)
+            heard = voices.hear(
+                ears,
+                found,
+                records,
+                screened,
+                staging,
+                settings,
+                tongue,
+                _following(report, should_stop),
+            )
+            screened = heard.screened
         lengths = {
             sha256: [one.clip.duration_s for one in screened.kept[sha256]] for sha256 in names
         }
         plan = split_groups(lengths, screened.group, valid_share, seed)
-        told = _tell(
-            found, screened, plan, staging, settings, captions, listener, report, should_stop
+        told = (
+            _tell(found, screened, plan, staging, settings, captions, listener, report, should_stop)
+            if heard is None
+            else heard.told
         )
-        warnings = [*notes, *heeded, *_unnamed(found, told), *plan.warnings]
+        unnamed = _unnamed(found, told) if heard is None else heard.warnings
+        warnings = [*notes, *heeded, *unnamed, *plan.warnings]
         _poll(should_stop, "the clips are kept; run again to finish")
-        parts = Parts(found, records, screened, plan, told, refused, warnings)
+        facts = {} if heard is None else heard.facts
+        parts = Parts(found, records, screened, plan, told, refused, warnings, facts)
         assemble(staging, parts, settings, fingerprint)
         reuse.keep(staging.built, staging.path, keys)
         staging.publish()
-    return _summary(dest)
+    return summarise(dest)
 
 
 def _read(
@@ -292,12 +295,12 @@ def _fingerprint(
     found: Sequence[Found],
     refused: Sequence[Rejection],
     heeded: Sequence[str],
-    listener: Captioner | None,
+    listener: Captioner | voices.Ears | None,
 ) -> str:
     """Everything that the data set depends on, hashed; no times, no absolute paths."""
     whole = {
         "pipeline": [PIPELINE, audiofolder.FORMAT],
-        "settings": asdict(settings),
+        "settings": settings.plain(),
         "sources": [
             [f.source.name, f.sha256, asdict(f.caption) | {"extra": dict(f.caption.extra)}]
             for f in found
@@ -308,6 +311,16 @@ def _fingerprint(
     }
     text = json.dumps(whole, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _following(
+    report: Callable[[Progress], None], should_stop: Callable[[], int]
+) -> Callable[[str, int, int, str], None]:
+    def follow(stage: str, done: int, total: int, item: str) -> None:
+        _poll(should_stop, "clips and texts are kept; run again to go on")
+        report(Progress(stage, done, total, item))
+
+    return follow
 
 
 def _unnamed(found: Sequence[Found], told: Mapping[str, Mapping[str, Caption]]) -> list[str]:
@@ -373,26 +386,3 @@ def _cut(
     finally:
         results.close()
     return records
-
-
-def _summary(dest: Path, unchanged: bool = False) -> PreparedSummary:
-    described = audiofolder.describe(dest) or {}
-    counts, seconds = described["counts"], described["seconds"]
-    with open(dest / "rejected.jsonl", encoding="utf-8") as file:
-        rows = [json.loads(line) for _, line in zip(range(10), file, strict=False)]
-    return PreparedSummary(
-        dest=dest,
-        clips=counts["clips"],
-        train=counts["train"],
-        valid=counts["valid"],
-        seconds=seconds["clips"],
-        train_s=seconds["train"],
-        valid_s=seconds["valid"],
-        recordings=counts["recordings"],
-        variants=counts.get("variants", 0),
-        rejected=counts["rejected"],
-        faults=described.get("faults", {}),
-        first_rejections=tuple(Rejection(**row) for row in rows),
-        warnings=tuple(described["warnings"]),
-        unchanged=unchanged,
-    )

@@ -15,11 +15,13 @@ from statistics import median
 from tunesmith.analysis.faults import FAULTS as CLIP_FAULTS
 from tunesmith.analysis.fingerprint import Index, Match
 from tunesmith.data.cut import CutClip, CutRecord, Refused
+from tunesmith.data.voice_faults import FAULTS as VOICE_FAULTS
+from tunesmith.data.voice_segment import NO_SPEECH, TOO_LONG
 from tunesmith.errors import UserError, did_you_mean
 
 NEAR_DUPLICATE = "near_duplicate"
 SAME_FILE, TOO_SHORT = "same_file", "too_short"
-ALWAYS_OUT = frozenset({SAME_FILE, TOO_SHORT})
+ALWAYS_OUT = frozenset({SAME_FILE, TOO_SHORT, NO_SPEECH, TOO_LONG})
 """Reasons that ``keep`` cannot name: there is nothing to gain, or no clip to be had."""
 FAULTS: Mapping[str, str] = {
     **CLIP_FAULTS,
@@ -73,17 +75,24 @@ class Screened:
     group: Mapping[str, str]
 
 
-def check_keep(names: Sequence[str]) -> tuple[str, ...]:
+def check_keep(names: Sequence[str], voice: bool = False) -> tuple[str, ...]:
     """The names of faults to let in, sorted; ``all`` is all of them.
+
+    Args:
+        names: of faults.
+        voice: whether those of voices are among them.
 
     Errors: :class:`UserError` for a name that is none.
     """
+    known = [*FAULTS, *(VOICE_FAULTS if voice else ())]
     for name in names:
-        if name not in FAULTS and name != "all":
+        if name in VOICE_FAULTS and not voice:
+            raise UserError(f"{name} is looked for in voices only", "add --voice, or leave it out")
+        if name not in known and name != "all":
             raise UserError(
-                f"there is no fault called {name!r}", did_you_mean(name, [*FAULTS, "all"])
+                f"there is no fault called {name!r}", did_you_mean(name, [*known, "all"])
             )
-    return tuple(sorted(FAULTS if "all" in names else set(names)))
+    return tuple(sorted(known if "all" in names else set(names)))
 
 
 @dataclass(slots=True)

@@ -55,9 +55,9 @@ def tell(
         between: called now and then; what it raises ends the work, and what is told is kept.
     """
     told: dict[str, Caption] = {}
-    heard: _Heard | None = None
+    heard: Heard | None = None
     if captioner and caption.source == FALLBACK:
-        heard = _Heard(folder, captioner)
+        heard = Heard(folder, captioner)
         heard.listen([item.clip.file for item in kept], between)
     tempo_bpm = common_tempo(kept)
     for item in kept:
@@ -131,8 +131,8 @@ def _measured(
     return replace(caption, text=text, source="facts", confidence=round(words.confidence, 3))
 
 
-class _Heard:
-    """What a model said of one recording's clips."""
+class Heard:
+    """What a model said of one recording's clips, kept in their staging folder."""
 
     def __init__(self, folder: Path, captioner: Captioner) -> None:
         self._folder, self._captioner = folder, captioner
@@ -156,11 +156,15 @@ class _Heard:
             if all(file in self._said for file in group):
                 continue
             between()
-            answers = self._captioner.caption([_audio(self._folder / file) for file in group])
+            answers = self._captioner.caption([audio_of(self._folder / file) for file in group])
             for file, answer in zip(group, answers, strict=True):
                 self._said[file] = [answer.text, answer.confidence]
             whole = {"captioner": self._captioner.fingerprint, "said": self._said}
             write_bytes(self._path, json_line(whole).encode())
+
+    def text(self, file: str) -> str:
+        """What was said of a clip, or in it; empty if that was nothing."""
+        return str(self._said[file][0])
 
     def caption(self, file: str, captions: Captions, caption: Caption) -> Caption | None:
         """What was said of a clip; ``None`` if that was nothing."""
@@ -175,7 +179,8 @@ class _Heard:
         )
 
 
-def _audio(path: Path) -> Audio:
+def audio_of(path: Path) -> Audio:
+    """The sound of a staged clip."""
     with Recording(path) as recording:
         samples = np.concatenate(list(recording.blocks()))
         return Audio(np.ascontiguousarray(samples.T), recording.sample_rate_hz)

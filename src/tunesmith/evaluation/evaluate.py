@@ -13,7 +13,7 @@ from typing import Any
 from tunesmith.atomic import write_bytes
 from tunesmith.embeddings import open_embedder
 from tunesmith.errors import UserError
-from tunesmith.evaluation import anchor, crowds, singly
+from tunesmith.evaluation import anchor, crowds, singly, spoken
 from tunesmith.evaluation.findings import Evaluation, Finding, Memorisation, Subject, to_json
 from tunesmith.evaluation.hearing import embed
 from tunesmith.evaluation.losses import compared
@@ -29,7 +29,7 @@ from tunesmith.evaluation.subjects import (
     training_clips,
     wanted,
 )
-from tunesmith.families import EMBEDDED, base_limits
+from tunesmith.families import EMBEDDED, base_limits, find_base
 from tunesmith.formats.adapter import read_card
 from tunesmith.training.hardware import best_device
 from tunesmith.training.signals import StopFlag
@@ -44,6 +44,7 @@ _TAKE_SEED = 20_000
 """Added to the seed, so that no take shares its random stream with training or with a demo's."""
 
 _LONGEST_S = 10.0
+_PATIENCE = 2.5  # times the longest recording, of a base that says when it has ended
 OnEvent = Callable[[str, Mapping[str, Any]], None]
 
 
@@ -63,6 +64,8 @@ class Wishes:
         mos: predict mean opinion scores (DNSMOS; speech).
         speaker: model that compares voices; empty is none.
         asr: model that reads speech, for word errors against the prompts; empty is none.
+        phones: count wrong phones, by the recogniser that ships. Of bases that speak they are counted
+            in any case where no ``asr`` is given.
         workers: models at a time; by default one a core on a CPU with embedded bases, else one.
     """
 
@@ -76,6 +79,7 @@ class Wishes:
     mos: bool = False
     speaker: str = ""
     asr: str = ""
+    phones: bool = False
     workers: int | None = None
 
 
@@ -149,8 +153,18 @@ def evaluate(
         findings += anchor.findings(made, subjects, ear, wishes.seed)
         findings += singly.by_text(ear, subjects, sounds, work.prompts, wishes.seed)
     findings += singly.agreement(subjects, sounds, work.prompts)
-    findings += singly.voices(
-        subjects, sounds, work.prompts, against, wishes.mos, wishes.speaker, wishes.asr
+    findings += spoken.voices(
+        subjects,
+        sounds,
+        work.prompts,
+        against,
+        with_mos=wishes.mos or (work.speech and spoken.has_mos()),
+        ear=wishes.speaker or (spoken.default_ear() if work.speech else ""),
+        asr=wishes.asr,
+        phones=wishes.phones or (work.speech and not wishes.asr),
+        others=[str(clip.path) for clip in work.general_clips],
+        ceilings={key: made[f"codec of {key}"] for key in sounds if f"codec of {key}" in made},
+        spoken=work.speech,
     )
     findings += _losses(made, work)
     memorisation: dict[str, Memorisation] = {}
@@ -200,8 +214,12 @@ class _Work:
         self.general, self.general_clips = general, general_clips(general, subjects)
         names = {one.base.name for one in subjects if one.base}
         longest = [base_limits(name)[2] for name in names]
-        usual = statistics.median(clip.duration_s for clip in reference.clips)
-        self.seconds = wishes.seconds or min([usual, _LONGEST_S, *longest])
+        lengths = [clip.duration_s for clip in reference.clips]
+        self.speech = any(_speaks(name) for name in names)
+        # What speaks ends by itself: its takes are given the time that they may take.
+        usual = _PATIENCE * max(lengths) if self.speech else statistics.median(lengths)
+        most = longest if self.speech else [_LONGEST_S, *longest]
+        self.seconds = wishes.seconds or min([usual, *most])
         captions = wishes.prompts or tuple(clip.caption for clip in reference.clips)
         self.prompts = [captions[index % len(captions)] for index in range(wishes.takes)]
         first = wishes.seed + _TAKE_SEED
@@ -229,6 +247,7 @@ class _Work:
                 "base": one.base.name,
                 "revision": one.base.revision,
                 "quantize": one.base.quantize,
+                "voice_of": one.base.voice_of,
                 "run": one.path or None,
                 "worded": True,
             }
@@ -323,6 +342,11 @@ class _Work:
             return [str(index) for index in range(self.wishes.general_takes)]
         clips = self.reference.clips if name == "validation_loss" else self.general_clips
         return [clip.recording for clip in clips]
+
+
+def _speaks(name: str) -> bool:
+    """Whether a base says a text in somebody's voice."""
+    return "speaker" in find_base(name, weights=False).family.spec.get("columns", ())
 
 
 _SAYS = {

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
@@ -17,6 +16,7 @@ from tunesmith.atomic import write_bytes
 from tunesmith.data.encode import cache_folder
 from tunesmith.embeddings import Embedder, open_embedder
 from tunesmith.errors import UserError
+from tunesmith.formats.sound import read
 from tunesmith.metrics import gap
 from tunesmith.types import Audio
 
@@ -24,19 +24,6 @@ Embed = Callable[[Audio], np.ndarray]
 """Sound to ``[W, D]``, a row a window."""
 
 _FORMAT = 1  # in every key: a change of what is stored makes old entries invisible, not wrong
-
-
-def read(file: str | Path) -> Audio:
-    """A sound file as it is.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
-    except (OSError, soundfile.SoundFileError) as error:
-        raise UserError(f"{file} cannot be read ({error})", "replace or remove it") from None
-    return Audio(np.ascontiguousarray(samples.T), int(rate))
 
 
 def embed(files: Sequence[str | Path], ear: Embedder | Embed | None = None) -> list[np.ndarray]:

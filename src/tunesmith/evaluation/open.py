@@ -27,11 +27,14 @@ class BaseName:
         name: ``pocket``, a folder, or a hub id.
         revision: on the hub.
         quantize: ``nf4`` or empty.
+        voice_of: folder of a run whose speaker it speaks as where none is said: what the run is compared
+            with is the base that was told the same voice, not some other. Empty for its own.
     """
 
     name: str
     revision: str | None = None
     quantize: str = ""
+    voice_of: str = ""
 
     def plain(self) -> dict[str, Any]:
         """As a job's argument."""
@@ -44,7 +47,15 @@ def base_of(run: Path) -> BaseName:
     base = card["base"]
     told = config.get("base") or {}
     name = told.get("name") or base["name"]
-    return BaseName(name, told.get("revision"), base.get("quantize", ""))
+    voice_of = str(run.resolve()) if card.get("conditioning") else ""
+    return BaseName(name, told.get("revision"), base.get("quantize", ""), voice_of)
+
+
+def voice_of(base: BaseName) -> Mapping[str, Any]:
+    """What a base is told of the speaker, beside what prompts say; empty where it is nothing."""
+    if not base.voice_of:
+        return {}
+    return read_card(Path(base.voice_of)).get("conditioning") or {}
 
 
 def settings_of(run: Path) -> dict[str, Any]:
@@ -76,6 +87,7 @@ def opened(
         quantize=quantize,
         compute=choose_dtype("auto", where) if quantize else None,
     )
+    bundle.use_conditioning(voice_of(BaseName(**{**base, "quantize": quantize})))
     return bundle, (lambda text: text) if run is None else attached(bundle, Path(run))
 
 

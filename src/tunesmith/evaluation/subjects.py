@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from tunesmith.data.load import load_dataset
 from tunesmith.errors import UserError
 from tunesmith.evaluation.losses import chosen
-from tunesmith.evaluation.open import BaseName, base_of, settings_of
+from tunesmith.evaluation.open import BaseName, base_of, settings_of, voice_of
 from tunesmith.families import EMBEDDED, find_base
 from tunesmith.families._bases import looks_like_id
 from tunesmith.formats.adapter import find_adapter
@@ -67,9 +67,10 @@ def wanted(words: Sequence[str]) -> list[Wanted]:
 
     def base_key(base: BaseName) -> str:
         for one in found:
-            if one.kind == "base" and one.base == base:
+            if one.kind == "base" and one.base is not None and _same(one.base, base):
                 return one.key
         name = Path(base.name).name + (f" ({base.quantize})" if base.quantize else "")
+        name += " (zero-shot)" if base.voice_of else ""
         return add(Wanted("base", "base", name, base)).key
 
     for word in words:
@@ -90,6 +91,13 @@ def wanted(words: Sequence[str]) -> list[Wanted]:
     order = {"base": 0, "run": 1, "folder": 2}
     found = [replace(one, against=first) if one.kind == "folder" else one for one in found]
     return sorted(found, key=lambda one: order[one.kind])
+
+
+def _same(one: BaseName, other: BaseName) -> bool:
+    """Whether two bases are one: of the same weights, and told the same voice."""
+    if replace(one, voice_of="") != replace(other, voice_of=""):
+        return False
+    return one == other or voice_of(one) == voice_of(other)
 
 
 def _kind(word: str) -> Literal["base", "run", "folder"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain, islice
@@ -14,6 +15,7 @@ import torch
 from tunesmith.data.encode import read_audio
 from tunesmith.errors import ResourceError, UserError
 from tunesmith.evaluation.open import BaseName, opened
+from tunesmith.evaluation.open import voice_of as spoken_as
 from tunesmith.families import EMBEDDED, find_base, load
 from tunesmith.families._bundle import Bundle
 from tunesmith.formats.adapter import card_hash
@@ -43,6 +45,7 @@ def make_takes(
     batch_size: int | None = None,
     revision: str | None = None,
     quantize: str = "",
+    voice_of: str = "",
     worded: bool = False,
     stop: StopFlag,
     on_event: OnEvent,
@@ -63,6 +66,7 @@ def make_takes(
             they last :data:`BATCH_S`. Halved where memory does not suffice.
         revision: of the base on the hub.
         quantize: ``nf4`` holds the base in 4 bits.
+        voice_of: folder of a run whose speaker the base speaks as.
         worded: ask a run as it was taught: with its rare token or its trained one.
         stop: polled often.
         on_event: told ``takes`` with ``done`` and ``total``.
@@ -74,7 +78,8 @@ def make_takes(
         UserError: a length the base cannot give, or an adapter of another base.
         Stopped: what was made stays.
     """
-    bundle, wording = opened(BaseName(base, revision, quantize).plain(), run)
+    name = BaseName(base, revision, quantize, voice_of)
+    bundle, wording = opened(name.plain(), run)
     check_duration(bundle, duration_s)
     common = {
         "base": bundle.name,
@@ -83,6 +88,9 @@ def make_takes(
         "duration_s": duration_s,
         **asdict(bundle.sampling),
     }
+    if told := spoken_as(name):
+        told = json.dumps(told, sort_keys=True)
+        common |= {"speaker": hashlib.sha256(told.encode()).hexdigest()}
     if bundle.quantized:
         common |= {"quantize": bundle.quantized}
     recipes = [

@@ -18,6 +18,7 @@ _POCKET = Path(__file__).parent.parent / "pocket"
 EMBEDDED: Mapping[str, Path] = {
     "pocket": _POCKET / "musicgen",
     "pocket-diffusion": _POCKET / "diffusion",
+    "pocket-voice": _POCKET / "voice",
 }
 """Bases that ship in the package, by the name that a user types."""
 

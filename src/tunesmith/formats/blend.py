@@ -166,6 +166,7 @@ def _base(cards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _sources(parts: Sequence[Part], cards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     said = [str(card.get("rights") or "") for card in cards]
     triggers = [token for card in cards for token in card.get("trigger_tokens", [])]
+    consents = list(dict.fromkeys(card["consent"] for card in cards if card.get("consent")))
     return {
         "blend_of": [
             {
@@ -179,6 +180,7 @@ def _sources(parts: Sequence[Part], cards: Sequence[Mapping[str, Any]]) -> dict[
         "trigger_tokens": list(dict.fromkeys(triggers)),
         # One that says nothing leaves the whole unsaid.
         "rights": "; ".join(dict.fromkeys(said)) if all(said) else "",
+        **({"consent": "; ".join(consents)} if consents else {}),
     }
 
 

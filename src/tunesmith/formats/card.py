@@ -122,7 +122,14 @@ def model_card(folder: Path, name: str | None = None) -> str:
             _number(pair.get("adapted", pair.get("last"))),
         )
         for key, pair in card.get("metrics", {}).items()
+        if key != "judged"
     ]
+    if heard := card.get("metrics", {}).get("judged"):
+        losses += [
+            (f"{key} of a voice", _number(heard["base"][key]), _number(heard["adapted"][key]))
+            for key in ("similarity", "intelligibility")
+            if heard.get("adapted")
+        ]
     if losses:
         parts.append(_table(("", "base", "adapted"), losses))
     if data := card.get("data"):
@@ -131,6 +138,8 @@ def model_card(folder: Path, name: str | None = None) -> str:
             f"Training data: {train['clips']} clips, {train['seconds'] / 60:.1f} minutes, "
             f"{train['recordings']} recordings.\n"
         )
+    if consent := card.get("consent"):
+        parts.append(f"Consent of the voice's owner: {consent}\n")
     parts.append(
         f"Rights in the recordings: {card.get('rights') or 'not stated'}.\n"
         f"Licence of the base's weights: {base.get('licence') or 'unknown'}.\n"

@@ -119,6 +119,7 @@ def extract(folder: Path, out: Path, rank: int, base_name: str | None = None) ->
             "outside_share": outside / total,
             "trigger_tokens": card.get("trigger_tokens", []),
             "rights": card.get("rights", ""),
+            **({"consent": card["consent"]} if card.get("consent") else {}),
             "metrics": {},
         },
     )

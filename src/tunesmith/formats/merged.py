@@ -221,7 +221,8 @@ def _card(name: str, base: Base, card: Mapping[str, Any], folder: Path, strength
         f"`{card['base']['name']}` with the {card['method']['name']} adapter `{folder.resolve().name}` "
         f"(`{card_hash(folder)[:12]}`) merged into its weights at strength {strength:g}, in float32.\n\n"
         f"Trigger words: {tokens}.\n"
-        f"Rights in the recordings: {card.get('rights') or 'not stated'}.\n"
+        + (f"Consent of the voice's owner: {card['consent']}\n" if card.get("consent") else "")
+        + f"Rights in the recordings: {card.get('rights') or 'not stated'}.\n"
         f"Licence of the base's weights: {base.licence}.\n"
     )
 

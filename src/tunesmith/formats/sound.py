@@ -58,3 +58,16 @@ def read_made_of(path: Path) -> dict[str, Any]:
         except (ValueError, TypeError):
             return {}
     return value if isinstance(value, dict) else {}
+
+
+def read(file: str | Path) -> Audio:
+    """A sound file as it is.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
+    except (OSError, soundfile.SoundFileError) as error:
+        raise UserError(f"{file} cannot be read ({error})", "replace or remove it") from None
+    return Audio(np.ascontiguousarray(samples.T), int(rate))

@@ -55,7 +55,32 @@ def losses(lines: Sequence[dict[str, Any]], used: int, unit: str) -> Curve | Non
         unit,
         series,
         marks=[Mark(used, "kept")],
-        explanation="Lower is better. The weights at the mark were kept: validation was lowest there.",
+        explanation="Lower is better. The weights at the mark were kept: "
+        + ("takes were best there." if _was_heard(lines) else "validation was lowest there."),
+    )
+
+
+def _was_heard(lines: Sequence[Mapping[str, Any]]) -> bool:
+    return any(one["kind"] == "judged" for one in lines)
+
+
+def heard(lines: Sequence[Mapping[str, Any]], used: int) -> Curve | None:
+    """What the takes of a voice were like while it trained; ``used`` is the step whose weights were kept."""
+    rows = [one for one in lines if one["kind"] == "judged"]
+    if not rows:
+        return None
+    steps = [float(one["step"]) for one in rows]
+    return Curve(
+        "Voice",
+        "step",
+        "0 to 1",
+        {
+            name: (steps, [float(one[name]) for one in rows])
+            for name in ("similarity", "intelligibility", "score")
+        },
+        marks=[Mark(used, "kept")],
+        explanation="Higher is better. Step 0 is the base with the voice's vector (zero-shot); the score is "
+        "similarity × intelligibility, and was highest at the mark.",
     )
 
 

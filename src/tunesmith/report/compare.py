@@ -137,6 +137,7 @@ def verdict_of(evaluation: Evaluation, subject: str) -> Verdict:
         closed=what.closed,
         adherence=what.adherence,
         memorisation=what.memorisation,
+        voice=what.voice,
     )
 
 

@@ -12,12 +12,14 @@ from tunesmith.errors import UserError
 from tunesmith.evaluation.findings import Evaluation, Finding, Memorisation, from_json
 from tunesmith.report.contents import Measure, Row, Track
 from tunesmith.report.verdict import Pair
+from tunesmith.report.voices import Voiced
 
 FILE = "evaluation.json"
 
 LOSS, GENERAL = "validation_loss", ("general_loss", "anchor_loss")
 ANCHOR, APART = "general_kad", "base against itself"
 GAP = ("gap_closed", "gap")
+SPEAKER, ERRORS = "speaker", ("phone_error", "wer")
 ADHERENCE = ("clap_score", "clap", "tagger")
 """Metrics that say whether the sound follows its prompt, the best first."""
 
@@ -35,6 +37,10 @@ _NAMES = {
     "mos": "predicted MOS",
     "wer": "WER",
     "cer": "CER",
+    "speaker": "voice similarity",
+    "pitch": "pitch, away from the voice's",
+    "pitch_range": "range of pitch, away from the voice's",
+    "rate": "speaking rate, away from the voice's",
 }
 _TAKES = 6
 """Prompts to be heard: the page has to open quickly, and all takes lie in their folders."""
@@ -52,6 +58,7 @@ class Weighed:
     closed: Pair | None
     adherence: Pair | None
     memorisation: Memorisation | None
+    voice: Voiced | None = None
 
 
 def read_evaluation(folder: Path) -> Evaluation | None:
@@ -173,6 +180,25 @@ def weighed(evaluation: Evaluation, subject: str, base: str) -> Weighed:
         closed=_closed(evaluation, subject),
         adherence=adherence[0] if adherence and adherence[1].better == "higher" else None,
         memorisation=evaluation.memorisation.get(subject),
+        voice=_voice(evaluation, subject, base),
+    )
+
+
+def _voice(evaluation: Evaluation, subject: str, base: str) -> Voiced | None:
+    """What was heard of a voice; None where nobody compared voices."""
+    before, after = evaluation.of(base, SPEAKER), evaluation.of(subject, SPEAKER)
+    if not before or not after or before.value is None or after.value is None:
+        return None
+    name = next((one for one in ERRORS if evaluation.of(subject, one)), ERRORS[0])
+    wrong = [evaluation.of(key, name) for key in (base, subject)]
+    return Voiced(
+        before.value,
+        after.value,
+        *(one.value if one else None for one in wrong),
+        unit={"wer": "word"}.get(name, "phone"),
+        same=after.details.get("same_speaker"),
+        others=after.details.get("different_speakers"),
+        interval=after.interval,
     )
 
 

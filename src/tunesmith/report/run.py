@@ -13,6 +13,7 @@ from tunesmith.formats.adapter import read_card
 from tunesmith.formats.sound import read_made_of
 from tunesmith.registry import loss_unit
 from tunesmith.report._facts import data_facts, losses, pitfalls_of, rates
+from tunesmith.report._facts import heard as heard_while_training
 from tunesmith.report.as_json import write_json
 from tunesmith.report.contents import Measure, Pitfall, Report, Rights, Row, Section, Track
 from tunesmith.report.evaluated import (
@@ -31,6 +32,7 @@ from tunesmith.report.evaluated import (
 from tunesmith.report.gap import GapClosed
 from tunesmith.report.page import write_report
 from tunesmith.report.verdict import Pair, Verdict, judge
+from tunesmith.report.voices import Voiced, of_training
 from tunesmith.training.log import read_metrics
 
 _NOTHING = Weighed(None, None, None, None, None, None, None, None)
@@ -71,6 +73,7 @@ def run_report(
     kad_p: float | None = None,
     pitfalls: Sequence[Pitfall] = (),
     gap: GapClosed | None = None,
+    voice: Voiced | None = None,
 ) -> Report:
     """A report from a run's folder, and what else was measured or is to be heard.
 
@@ -84,6 +87,7 @@ def run_report(
         kad, kad_p: distance of the sound before and after, where no evaluation has it.
         pitfalls: besides those that the run has noted.
         gap: how far it went; stands in the place of KAD.
+        voice: what was heard of a voice, where no evaluation did; else what training heard.
 
     Raises:
         UserError: the folder is no run, or its ``evaluation.json`` is broken.
@@ -113,6 +117,7 @@ def run_report(
         told |= about(evaluation)
         noted += _stale(step, card["step"], folder)
     valid, general = what.valid or _pair(own, LOSS), what.general or _pair(own, GENERAL[0])
+    voice = what.voice or voice or of_training(card)
     verdict = judge(
         valid=valid or Pair(None, None),
         general=general,
@@ -124,9 +129,10 @@ def run_report(
         closed=what.closed,
         adherence=what.adherence,
         memorisation=what.memorisation,
+        voice=voice,
     )
     command = f"`tunesmith evaluate {folder if not folder.is_absolute() else folder.name}`"
-    heard = what.kad or kad or gap
+    heard = what.kad or kad or gap or voice
     looked = evaluation.of(subject, "memorisation") if evaluation and subject else None
     missing = f"not looked for; {command} lays every take beside every training clip"
     return Report(
@@ -139,6 +145,7 @@ def run_report(
         curves=[
             curve
             for curve in (
+                heard_while_training(lines, card["step"]),
                 losses(lines, card["step"], loss_unit(base.get("family", ""))),
                 rates(lines),
             )
@@ -194,7 +201,33 @@ def _own_measures(
                 n=facts["data"]["general"]["clips"],
             )
         )
-    return table
+    return table + _judged(card)
+
+
+def _judged(card: dict[str, Any]) -> list[Measure]:
+    """What chose the weights of a voice."""
+    told, heard = card["metrics"].get("judged") or {}, of_training(card)
+    if heard is None or heard.error_before is None:
+        return []
+    similarity = Measure(
+        "similarity while training",
+        heard.before,
+        heard.after,
+        "higher",
+        "How like the voice the takes of held-out sentences are (mean cosine); before is zero-shot.",
+        n=told.get("takes"),
+        embedding=told.get("ear", ""),
+    )
+    error = Measure(
+        f"{heard.unit} error while training",
+        heard.error_before,
+        heard.error_after,
+        "lower",
+        f"Share of the {heard.unit}s heard in recordings of those sentences that takes have wrongly.",
+        n=told.get("takes"),
+        embedding=told.get("recogniser", ""),
+    )
+    return [similarity, error]
 
 
 def _joined(own: Sequence[Measure], found: Sequence[Measure]) -> list[Measure]:
@@ -240,6 +273,8 @@ def _rights(card: dict[str, Any]) -> Rights:
     notes = [f"The adapter works on {base['name']} with the fingerprint {base['hash'][:16]} only."]
     if "NC" in base["licence"].upper().split("-"):
         notes.append("The base's weights exclude commercial use; so does what is made with them.")
+    if consent := card.get("consent"):
+        notes.append(f"Consent of the voice's owner: {consent}")
     return Rights(base["licence"], card["rights"], notes)
 
 

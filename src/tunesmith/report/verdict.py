@@ -9,6 +9,7 @@ from typing import Literal
 from tunesmith.evaluation.findings import Memorisation
 from tunesmith.metrics.gap import Gap
 from tunesmith.report import gap as gaps
+from tunesmith.report import voices
 
 Word = Literal["better", "no change", "worse", "not measured"]
 
@@ -82,6 +83,7 @@ def judge(
     closed: Pair | None = None,
     adherence: Pair | None = None,
     memorisation: Memorisation | None = None,
+    voice: voices.Voiced | None = None,
     tolerance: float = 0.01,
     forgetting: float = 0.05,
     alpha: float = 0.05,
@@ -102,6 +104,7 @@ def judge(
         adherence: how well the takes follow their prompts, higher is better, tested.
         memorisation: whether training clips are copied. It changes no word, but the headline: what
             copies lies close to the recordings by that alone.
+        voice: what was heard of a voice. It decides: a voice's loss goes on falling while it drifts away.
         tolerance: relative change of a loss that counts as none.
         forgetting: relative rise of the general loss that is called forgetting.
         alpha: p-value at or below which a KAD difference counts.
@@ -131,6 +134,9 @@ def judge(
     forgot = forgot or (moved and (general is None or general.change is None))
     strayed = _by_adherence(adherence, alpha, sentences)
     word, headline = _weigh(loss, sound)
+    if voice is not None and (said := voices.weigh(voice)) is not None:
+        word, headline = said[0], said[1]
+        sentences = [*said[2], *sentences]
     if word == "better" and forgot:
         headline += " It paid for that with some of its general ability."
     if word == "better" and strayed:

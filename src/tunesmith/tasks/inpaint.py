@@ -39,6 +39,10 @@ FADE_S = 0.01
 BANDS = 4
 """Versions of a clip, each without another band of frequencies."""
 
+_RATE = 20.0
+"""What the learning rate of the widened input is multiplied with: it begins at zero, and until it is about as
+large as the linear that it stands beside, the model is told nothing that it could learn to use."""
+
 _COMPONENT = "inpaint_input"
 
 
@@ -146,6 +150,9 @@ class InpaintAdapter(Adapter):
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return {} if self._layer is None else {f"{_COMPONENT}/weight": self._layer.extra}
+
+    def rates(self) -> dict[str, float]:
+        return dict.fromkeys(self.parameters(), _RATE)
 
     def state(self) -> State:
         if self._layer is None:

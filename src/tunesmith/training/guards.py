@@ -25,6 +25,8 @@ def anywhere(values: dict[str, Any]) -> dict[str, Any]:
         ("prior", "path"),
         ("replay", "path"),
         ("base", "name"),
+        ("voice", "ear"),
+        ("voice", "asr"),
     ):
         path = Path(values[section][key] or "").expanduser()
         if values[section][key] and path.is_dir() and values[section][key] not in EMBEDDED:

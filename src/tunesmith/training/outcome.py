@@ -17,6 +17,7 @@ from tunesmith.config import Loaded, dump
 from tunesmith.families._bundle import Bundle
 from tunesmith.formats.adapter import save_adapter
 from tunesmith.formats.card import model_card
+from tunesmith.training.consent import consent_of
 from tunesmith.training.hardware import device_name
 from tunesmith.training.loop import Loop
 from tunesmith.types import Clip
@@ -68,6 +69,7 @@ def run_facts(
         "recipe": loaded.recipe.plain() if loaded.recipe else None,
         "chosen": dict(chosen) if chosen else None,
         "rights": told.get("rights", ""),
+        "consent": consent_of(loaded, told),
         "triggers": _triggers(loaded, told),
         "trainable_parameters": trainable_parameters,
         "device": device_name(device),
@@ -136,7 +138,13 @@ def _save(
             },
             "general_loss": {"base": state.first_general, "last": state.last_general},
             **(
-                {"judged": {"base": state.first_judged, "adapted": state.best_judged}}
+                {
+                    "judged": {
+                        "base": state.first_judged,
+                        "adapted": state.best_judged,
+                        **(facts.get("judge") or {}),
+                    }
+                }
                 if state.first_judged is not None
                 else {}
             ),
@@ -149,7 +157,11 @@ def _save(
         "pitfalls": state.pitfalls,
         "trainable_parameters": facts["trainable_parameters"],
         "trigger_tokens": [*facts["triggers"], *loop.adapter.state().get("tokens", {})],
-        **{name: facts[name] for name in ("recipe", "chosen", "conditioning") if facts.get(name)},
+        **{
+            name: facts[name]
+            for name in ("recipe", "chosen", "conditioning", "consent")
+            if facts.get(name)
+        },
         "rights": facts["rights"],
         "data": {
             side: {k: v for k, v in told.items() if k != "sha256"}

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from tunesmith.config import Loaded
 from tunesmith.errors import UserError
 from tunesmith.families._bundle import Bundle
 from tunesmith.formats.sound import write_sound
+from tunesmith.methods._adapter import Adapter
 from tunesmith.tasks.generate import generate
-from tunesmith.types import Audio, GenerationSettings
+from tunesmith.training.rehearsal import with_concept
+from tunesmith.types import Audio, Clip, GenerationSettings
 
 
 class Previewer:
@@ -91,3 +95,53 @@ def _worded(prompt: str, wording: Callable[[str], str]) -> str:
         return wording(prompt)
     except UserError:
         return prompt  # several words were taught, and the prompt is about none of them
+
+
+def previewer(
+    loaded: Loaded,
+    bundle: Bundle,
+    adapter: Adapter,
+    clips: list[Clip],
+    folder: Path,
+    stop: Callable[[], int],
+    rights: str,
+) -> Previewer:
+    """The previews that a configuration asks for.
+
+    Args:
+        loaded: the configuration.
+        bundle: the base with the method attached.
+        adapter: it; knows how to word a text.
+        clips: what is trained on: the captions of some are the prompts, where none are given.
+        folder: the run's.
+        stop: polled while generating.
+        rights: in the data.
+
+    Raises:
+        UserError: longer ones than the base can make.
+    """
+    preview = loaded.config.preview
+    captions = list(dict.fromkeys(clip.caption for clip in clips))
+    # Far apart in the data: the first captions are often one recording's.
+    apart = [captions[index * len(captions) // preview.count] for index in range(preview.count)]
+    prompts = preview.prompts or tuple(dict.fromkeys(apart))
+    seconds = preview.seconds or min(5.0, bundle.max_s)
+    if seconds > bundle.max_s:
+        raise UserError(
+            f"preview.seconds={seconds:g} is beyond the base's {bundle.max_s:g}",
+            f"give at most {bundle.max_s:g}",
+        )
+    settings = bundle.sampling
+    if preview.guidance is not None:
+        settings = replace(settings, guidance=preview.guidance)
+    return Previewer(
+        bundle,
+        folder / "previews",
+        prompts,
+        seconds,
+        preview.seed,
+        settings,
+        stop,
+        rights,
+        lambda text: adapter.caption(with_concept(text, loaded.config.concept)),
+    )

@@ -12,6 +12,7 @@ from tunesmith.config.recipes import Change, Recipe
 from tunesmith.data.audiofolder import SPLIT_NAMES, describe
 from tunesmith.data.prepare import Progress, prepare
 from tunesmith.families import find_base
+from tunesmith.training.consent import consent_of
 from tunesmith.training.guards import holds_run
 
 DATA = "data"
@@ -57,6 +58,10 @@ def with_data(
     folder = Path(config.data.path).expanduser()
     if not is_prepared(folder):
         dest = out / DATA
+        of_voice = {}
+        if recipe.prepare.voice:
+            voice = config.voice
+            of_voice = {"consent": consent_of(loaded, {}), "asr": voice.asr, "encoder": voice.ear}
         base = find_base(config.base.name, config.base.revision)
         rate_hz, channels, longest_s = base.family.load().limits(base)
         made = prepare(
@@ -69,6 +74,7 @@ def with_data(
             on_progress=on_progress,
             should_stop=should_stop,
             **recipe.prepare.model_dump(),
+            **of_voice,
         )
         what = "is there already" if made.unchanged else "prepared"
         left = f", {made.rejected} left out (rejected.jsonl)" if made.rejected else ""

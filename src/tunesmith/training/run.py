@@ -6,13 +6,14 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tunesmith.atomic import disk_error, write_bytes
 from tunesmith.config import Loaded, RunConfig, dump
 from tunesmith.config_source import to_yaml
+from tunesmith.data.audiofolder import describe
 from tunesmith.errors import Diverged, ResourceError, UserError
 from tunesmith.families import find_base
 from tunesmith.families import load as load_base
@@ -22,6 +23,7 @@ from tunesmith.methods._adapter import Adapter
 from tunesmith.methods._together import as_taught, attach_all
 from tunesmith.registry import plugin
 from tunesmith.training.checkpoint import Checkpoints, is_full_disk
+from tunesmith.training.consent import consent_of
 from tunesmith.training.guards import (
     anywhere,
     check_same,
@@ -39,13 +41,14 @@ from tunesmith.training.hardware import (
     peak_memory_bytes,
     reset_peak_memory,
 )
+from tunesmith.training.judging import check_speaks, heard_speaker, judge_of
 from tunesmith.training.log import MetricLog, check_trackers
 from tunesmith.training.loop import Intervals, Loop, Sets, State
 from tunesmith.training.measure import own_randomness
 from tunesmith.training.outcome import finish, run_facts, write_facts
 from tunesmith.training.pitfalls import Finding, Watch
 from tunesmith.training.pitfalls.before import anchors, data_findings, reserve
-from tunesmith.training.preview import Previewer
+from tunesmith.training.preview import previewer
 from tunesmith.training.rare_token import check_rare
 from tunesmith.training.rehearsal import (
     recaptioned,
@@ -70,7 +73,7 @@ class Result:
         folder: the run's folder.
         state: step, losses, time.
         trainable_parameters: how many trained.
-        used_step: step whose weights were saved: the best by validation loss, else the last.
+        used_step: step whose weights were saved: the best by validation loss or by ear, else the last.
         peak_memory_bytes: highest use of the process (CPU) or the device.
         warnings: one line each.
     """
@@ -148,7 +151,9 @@ def _nothing() -> Iterator[None]:
 def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Result:
     config = loaded.config
     warnings: list[str] = []
-    check_required(config)  # now: loading a large base only to refuse would take minutes
+    # Now: loading a large base only to refuse would take minutes.
+    check_required(config)
+    consent_of(loaded, describe(Path(config.data.path).expanduser()) or {})
     event("phase", {"name": "loading the base"})
     base = find_base(config.base.name, config.base.revision)
     if base.non_commercial:
@@ -175,7 +180,11 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
         )
     stop.check("stopped before training began; run the same command again")
 
+    check_speaks(loaded, bundle)
+
     sides, chosen = sides_of(config, bundle, warnings, event)
+    heard = heard_speaker(bundle, sides["train"], earlier, event)
+    bundle.use_conditioning(heard)  # before any text is encoded: step 0 is zero-shot
     acting = config.watch and config.auto_fix
     budget = int(config.train.disk_budget_gb * 1e9) if config.train.disk_budget_gb else None
     if budget and acting:
@@ -218,7 +227,7 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
         if side != "general"
     }
     encoded = encode_sides({**sides, **named}, bundle, stop, event, bands)
-    kept = bundle.conditioning(encoded["train"])
+    kept = heard or bundle.conditioning(encoded["train"])
     bundle.use_conditioning(kept)  # previews are asked as the adapter will be
     main = Stream(MAIN, encoded["train"], encoded["train"].lengths, config.train.batch_size)
     sets = Sets([main, *others], encoded["valid"], encoded["general"], anchor, spare)
@@ -238,14 +247,15 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
     count = sum(p.numel() for p in adapter.parameters().values())
     facts = run_facts(loaded, bundle, sides, device, dtype, count, chosen)
     if kept:
-        facts["conditioning"] = dict(kept)
+        facts |= {"conditioning": dict(kept), "speaker_heard": bool(heard)}
     if snapshot and earlier:
         check_unchanged(earlier, facts)
         facts["recipe"] = earlier.get("recipe")  # now all settings come from the run's own file
     preview = None
     if config.preview.every != 0:
         clips = sides["train"]
-        preview = _previewer(loaded, bundle, adapter, clips, folder, stop, facts["rights"])
+        preview = previewer(loaded, bundle, adapter, clips, folder, stop, facts["rights"])
+    judge, facts["judge"] = judge_of(config, bundle, adapter, sides, stop, event)
     write_facts(folder, facts)
 
     # From here on the run's files are written to: all that can be refused has been.
@@ -264,6 +274,7 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
             log=log,
             stop=stop,
             preview=preview,
+            judge=judge,
             watch=_watch(config),
             good=GoodStates(Checkpoints(folder / "checkpoints" / "good", 100, budget), plan.total)
             if acting
@@ -343,42 +354,6 @@ def _reserve(
     size = config.replay.batch_size or config.train.batch_size
     frames = [example.frames for example in encoded]
     return Stream("replay", encoded, frames, size, config.replay.weight)
-
-
-def _previewer(
-    loaded: Loaded,
-    bundle: Bundle,
-    adapter: Adapter,
-    clips: list[Clip],
-    folder: Path,
-    stop: StopFlag,
-    rights: str,
-) -> Previewer:
-    preview = loaded.config.preview
-    captions = list(dict.fromkeys(clip.caption for clip in clips))
-    # Far apart in the data: the first captions are often one recording's.
-    apart = [captions[index * len(captions) // preview.count] for index in range(preview.count)]
-    prompts = preview.prompts or tuple(dict.fromkeys(apart))
-    seconds = preview.seconds or min(5.0, bundle.max_s)
-    if seconds > bundle.max_s:
-        raise UserError(
-            f"preview.seconds={seconds:g} is beyond the base's {bundle.max_s:g}",
-            f"give at most {bundle.max_s:g}",
-        )
-    settings = bundle.sampling
-    if preview.guidance is not None:
-        settings = replace(settings, guidance=preview.guidance)
-    return Previewer(
-        bundle,
-        folder / "previews",
-        prompts,
-        seconds,
-        preview.seed,
-        settings,
-        stop,
-        rights,
-        lambda text: adapter.caption(with_concept(text, loaded.config.concept)),
-    )
 
 
 def _warm_start(adapter: Adapter, name: str, bundle: Bundle) -> None:

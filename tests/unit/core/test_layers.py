@@ -26,7 +26,7 @@ LAYERS = [
     ["training"],
     ["evaluation"],
     ["listen", "report"],
-    ["demo", "api"],
+    ["demo", "voice_demo", "api"],
     ["serve"],
     ["studio", "cli"],
     ["__main__"],

@@ -245,7 +245,9 @@ def test_what_was_measured_is_a_column_that_follows_variants(tmp_path):
 def test_a_voice_keeps_its_pitch(tmp_path):
     write(tmp_path / "src" / "a.wav")
     with pytest.raises(UserError, match="pitch"):
-        prepare(tmp_path / "src", tmp_path / "d", augment=["pitch"], voice=True, **SHORT)
+        prepare(
+            tmp_path / "src", tmp_path / "d", augment=["pitch"], voice=True, consent="mine", **SHORT
+        )
 
 
 def test_several_captions_go_with_the_clip(tmp_path):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import shutil
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from pretrain.voice import corpus, hear, nets, recogniser, speak, text, voiceprint, xvector
+from pretrain.voice import corpus, hear, recogniser, speak, text, voiceprint, xvector
 from pretrain.voice.speakers import HELD_ACCENT, SPLITS, Speaker, speakers, voices
+from tunesmith.analysis import speech_nets as nets
 
 needs_espeak = pytest.mark.skipif(
     shutil.which(speak.PROGRAM) is None, reason="espeak-ng is not installed"
@@ -149,6 +151,34 @@ def test_what_is_trained_is_what_is_loaded(
         vectors = xvector.embedded(model, data)
         assert vectors.shape == (6, 512)
     assert torch.allclose(vectors.norm(dim=1), torch.ones(6), atol=1e-4)
+
+
+@needs_espeak
+@pytest.mark.parametrize(("stage", "name"), [(recogniser, "phones"), (voiceprint, "voiceprint")])
+def test_training_goes_on_from_weights_and_keeps_their_phones(
+    work: Path, stage: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    phones = [*corpus.inventory(work), "a phone of old"]
+    small = nets.Recogniser(len(phones), width=16, depth=1, kernel=3)
+    network = small if stage is recogniser else nets.Voiceprint(width=4, size=8)
+    config = {"phones": phones, "training": {"steps": 7}}
+    hear.export(tmp_path / "before.safetensors", network, kind_of(stage), config)
+    command = ["stage", "--work", str(work), "--steps", "2", "--batch", "4", "--rate", "1e-5"]
+    command += ["--begin", str(tmp_path / "before.safetensors")]
+    monkeypatch.setattr("sys.argv", command)
+    stage.main()
+    model, config = nets.load(work / "weights" / f"{name}.safetensors")
+    assert config["training"]["before"] == {"steps": 7} and config["network"] == network.config
+    for key, value in model.state_dict().items():
+        if value.is_floating_point() and "running" not in key:
+            assert torch.allclose(value, network.state_dict()[key], atol=3e-3), key
+    if stage is recogniser:
+        assert config["phones"] == phones
+
+
+def kind_of(stage: Any) -> str:
+    return "recogniser" if stage is recogniser else "voiceprint"
 
 
 @pytest.mark.parametrize("recurrent", [0, 16])

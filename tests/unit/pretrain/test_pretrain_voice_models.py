@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 from pretrain.common import write_array, write_jsonl
-from pretrain.voice import export, mel, nets, run, tts, tts_check, tts_data, tts_model, vocoder
+from pretrain.voice import export, mel, run, tts, tts_check, tts_data, tts_model, vocoder
+from tunesmith.analysis import speech_nets as nets
 
 SMALL: dict[str, Any] = {
     "hidden_size": 32,
@@ -34,6 +35,7 @@ NARROW = {
     "resblock_dilation_sizes": [[1, 3]],
 }
 LETTERS = tts_model.letters_of([])
+LESSONS: dict[str, Any] = {"aligned": 0.5, "spelt": 0.2, "withheld": 0.5, "own": 0.5}
 
 
 def _clips(count: int, seed: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
@@ -46,7 +48,8 @@ def _clips(count: int, seed: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
         tones = [np.sin(2 * np.pi * pitch_hz * (2 + "abcd".index(one)) * t) for one in text]
         wave = np.concatenate(tones) * 0.3
         sound = np.round(wave * 32767 + draw.normal(0, 3, len(wave))).astype(np.int16)
-        rows.append({"start": at, "length": len(sound), "text": text, "speaker": str(number % 2)})
+        row = {"start": at, "length": len(sound), "text": text, "speaker": str(number % 2)}
+        rows.append({**row, "phones": list(text), "language": "en"})
         sounds.append(sound)
         at += len(sound)
     return np.concatenate(sounds), rows
@@ -59,6 +62,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sound, rows = _clips(count, count)
         write_array(folder / "corpus" / f"{split}-0000.npy", sound)
         write_jsonl(folder / "corpus" / f"{split}-0000.jsonl", rows)
+        told = {"letters": [0, 1, 2, 3, 4], "samples": [0, 2400, 4800, 7200, 9600]}
+        write_jsonl(folder / "corpus" / f"{split}-0000.times.jsonl", [told] * count)
     (folder / "weights").mkdir()
     _leave_listener(folder / "weights" / "xvector.safetensors", {"training": {}})
     return folder
@@ -201,7 +206,8 @@ def _train_speech(work: Path, steps: int, rate: float = 3e-3) -> None:
     tts.train(
         _options(
             tts, work, steps=steps, batch=8, buckets=1, rate=rate, max_s=7.0, xvector=None,
-            wait_minutes=0.01, check=2, geometry=json.dumps(SMALL),
+            wait_minutes=0.01, check=2, geometry=json.dumps(SMALL), begin=None, languages="",
+            lessons=json.dumps(LESSONS), average=0.999, warm_up=400, save_s=60.0,
         )
     )  # fmt: skip
 
@@ -231,6 +237,23 @@ def test_from_clips_to_a_folder(work: Path, ear: None, tmp_path: Path):
     )
     export.write_folder(work, tmp_path / "out", without_listeners=True)
     export.verify(tmp_path / "out", "abcd")
+    # What was found by trying stays; a card says what it is, and where it was not measured.
+    notes_file = tmp_path / "out" / "tunesmith.json"
+    tried = {**json.loads(notes_file.read_text()), "defaults": {"lora": {"train.lr": 1e-3}}}
+    notes_file.write_text(json.dumps(tried))
+    export.write_folder(work, tmp_path / "out", without_listeners=True)
+    assert json.loads(notes_file.read_text()) == tried
+    told = (tmp_path / "out" / "README.md").read_text()
+    assert "# pocket-voice" in told and "Not measured yet" in told and "{" not in told
+
+
+def test_judges_are_copied_beside(tmp_path: Path):
+    (tmp_path / "weights").mkdir()
+    for name in ("phones", "voiceprint", "xvector"):
+        (tmp_path / "weights" / f"{name}.safetensors").write_bytes(name.encode())
+    export.copy_judges(tmp_path, tmp_path / "judges")
+    found = {one.name: one.read_bytes() for one in (tmp_path / "judges").iterdir()}
+    assert found == {"phones.safetensors": b"phones", "voiceprint.safetensors": b"voiceprint"}
 
 
 def test_parts_of_two_trainings_are_refused(work: Path, ear: None, tmp_path: Path):

@@ -20,7 +20,7 @@ from tunesmith.errors import UserError
 from tunesmith.families._parts import SequentialBundle
 from tunesmith.families._tokens import Vocabulary
 from tunesmith.families._transformers import quiet
-from tunesmith.families.speecht5 import speaker
+from tunesmith.families.speecht5 import hearing, speaker
 from tunesmith.families.speecht5.decode import speak, stepwise_difference
 from tunesmith.families.speecht5.loss import AFTER, ATTENTION, BEFORE, STOP, VOCODER, SpeechT5Loss
 from tunesmith.families.speecht5.sites import MODEL as MODEL_PART
@@ -91,6 +91,7 @@ class SpeechT5Bundle(SequentialBundle):
         self.sites = sites_of(model, vocoder)
         self.fixed = without_effect(model)
         self._source = source
+        self._ear: Any = None  # opened when it is first asked
 
     @property
     def term_weights(self) -> Mapping[str, float]:  # type: ignore[override]
@@ -241,6 +242,22 @@ class SpeechT5Bundle(SequentialBundle):
         if speaker.COLUMN in values:
             self.voice = speaker.vector(values[speaker.COLUMN], self._voice_size)
 
+    def hear_speaker(self, sounds: Sequence[Audio]) -> Tensor | None:
+        """Whom recordings are of, as a vector ``[E]`` of length 1 (:func:`.hearing.heard`).
+
+        Args:
+            sounds: recordings of one voice, any rates.
+
+        Returns:
+            None where the base brings no speaker encoder of its own.
+
+        Raises:
+            UserError: no sounds, one that cannot be heard, or an encoder that does not load.
+        """
+        if self._ear is None and self._source is not None:
+            self._ear = hearing.encoder(self._source, self._voice_size)
+        return None if self._ear is None else hearing.heard(self._ear, sounds)
+
     # --- the rest ---
 
     def set_dropout(self, share: float) -> None:
@@ -265,6 +282,9 @@ class SpeechT5Bundle(SequentialBundle):
             shutil.copyfile(file, folder / file.name)
         if not files:
             self.tokenizer.save_pretrained(folder)
+        if self._source is not None and (ear := self._source / hearing.FILE).is_file():
+            (folder / hearing.FILE.parent).mkdir(exist_ok=True)
+            shutil.copyfile(ear, folder / hearing.FILE)
 
     def checkpoint_activations(self, enabled: bool) -> None:
         model = self.module.model

@@ -47,6 +47,9 @@ def data_findings(loaded: Loaded, clips: Sequence[Clip]) -> list[Finding]:
         clips: its training side, with their captions as they stand in the data set.
     """
     root = Path(loaded.config.data.path).expanduser()
+    # One voice is to sound like one voice, and captions that tell its clips apart are what is said in them.
+    if loaded.config.train.select == "voice":
+        return []
     found = [homogeneous.look(clips, [name_of(clip, root) for clip in clips])]
     # A run about one word trains that word; its captions need not tell the clips apart.
     if not _about_a_word(loaded):
