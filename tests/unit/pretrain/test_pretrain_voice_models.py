@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,18 @@ import torch
 from safetensors.torch import save_file
 
 from pretrain.common import write_array, write_jsonl
-from pretrain.voice import export, mel, run, tts, tts_check, tts_data, tts_model, vocoder
+from pretrain.voice import (
+    export,
+    mel,
+    run,
+    spell,
+    tts,
+    tts_align,
+    tts_check,
+    tts_data,
+    tts_model,
+    vocoder,
+)
 from tunesmith.analysis import speech_nets as nets
 
 SMALL: dict[str, Any] = {
@@ -292,6 +305,52 @@ def test_warping_forgives_time_and_nothing_else():
 def test_diagonality():
     assert tts_model.diagonality(torch.eye(30)) == pytest.approx(1.0)
     assert tts_model.diagonality(torch.ones(60, 60)) == pytest.approx(0.31, abs=0.02)
+
+
+# --- lessons ---
+
+
+def test_letters_find_their_phones():
+    said = {
+        "cab": ["k", "a", "b"],
+        "back": ["b", "a", "k"],
+        "lamb": ["l", "a", "m"],
+        "ball": ["b", "o", "l"],
+    }
+    found = spell.letters_say(said)
+    assert found["cab"] == [("k",), ("a",), ("b",)]
+    assert all([p for chunk in found[w] for p in chunk] == said[w] for w in said)
+    (text, slots), *_ = spell.rows_of(
+        {"cab": found["cab"]}, {"k": 1, "a": 2, "b": 3}, random.Random(0)
+    )
+    assert text[:3] == "cab"
+    assert slots == [0, 0, 1, 0, 2, 0, 3, 0, 0, 0, 0, 0]  # beginning, letters, stop, end
+
+
+def test_a_letter_sounds_in_its_time():
+    row = {"letters": [0, 1, 2], "samples": [0, 1024, 2048]}
+    assert tts_align.letter_places(row, 4, 512).tolist() == [1.25, 1.75, 2.25, 2.75]
+
+
+def test_looking_where_it_sounds_costs_least(work: Path):
+    data, model = _data(work), _small().eval()
+    rows = torch.tensor([0, 1])
+    frames, size = int(data.frames.max()), data.ids.shape[1]
+    batch = data.batch(rows, tts_data.Bucket(rows, frames, size, 2), vary=False)
+    with torch.no_grad():
+        found = tts_model.predict(model, batch)
+    right = torch.nn.functional.one_hot(batch.places.round().long(), size)[:, None].float()
+    there, away = (replace(found, attentions=[one]) for one in (right, right.roll(3, -1)))
+    costs = [float(tts_align.looking(one, batch, 1, 1.2, 2)) for one in (there, found, away)]
+    assert costs == sorted(costs)
+    assert costs[0] < 0.2
+
+
+def test_much_is_withheld():
+    heard = torch.ones(400, 30, 2)
+    made = tts_align.withheld(heard, 0.8, torch.zeros(2))
+    assert float(made.mean()) == pytest.approx(0.6, abs=0.05)
+    assert set(made.unique().tolist()) == {0.0, 1.0}
 
 
 # --- the vocoder ---

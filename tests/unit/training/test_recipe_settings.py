@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from contract.ace_step import save_ace_step
+from contract.speecht5 import save_speecht5
 from tiny import save_stable_audio, save_stable_audio_3, write_data, write_noise
 
 from tunesmith.config import load_config
@@ -29,7 +30,11 @@ ISSUE = {
     "accent": (32, 1e-4, (500, 2000)),
     "inpaint": (32, 1e-4, (500, 2000)),
 }
-PICKY = {"accent": ("ace_step",), "inpaint": ("ace_step", "stable_audio", "stable_audio_3")}
+PICKY = {
+    "accent": ("ace_step",),
+    "inpaint": ("ace_step", "stable_audio", "stable_audio_3"),
+    "voice": ("csm", "speecht5"),
+}
 """Recipes that not every family can do, and those that can."""
 
 DIFFUSION = {
@@ -48,9 +53,10 @@ def hub_like(tiny_base: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def diffusers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Tiny bases that make sound from noise, by family."""
+    """Tiny bases that make sound from noise, by family, and one that speaks."""
     folder = tmp_path_factory.mktemp("diffusers")
-    return {name: save(folder / name) for name, save in DIFFUSION.items()}
+    saves = {**DIFFUSION, "speecht5": save_speecht5}
+    return {name: save(folder / name) for name, save in saves.items()}
 
 
 @pytest.fixture
@@ -92,7 +98,12 @@ def test_every_recipe_stands_on_a_base_without_notes(
     """Its numbers are the run's, nothing is called changed, and its steps lie in its own range."""
     plain = name not in PICKY
     # What those stand on is so small that the recipe's rank does not go into it.
-    loaded = load(name, hub_like) if plain else load(name, diffusers["ace_step"], "method.rank=8")
+    picky = diffusers["speecht5" if name == "voice" else "ace_step"]
+    loaded = (
+        load(name, hub_like)
+        if plain
+        else load(name, picky, f"method.rank={4 if name == 'voice' else 8}")
+    )
     assert loaded.config.recipe == loaded.recipe.name == name
     assert [one.key for one in loaded.recipe.changes] == ([] if plain else ["method.rank"])
     low, high = loaded.recipe.steps
@@ -104,7 +115,7 @@ def test_every_recipe_stands_on_a_base_without_notes(
         assert (used, loaded.config.train.lr) == (rank, lr)
         assert loaded.recipe.steps == steps
         assert (loaded.recipe.prepare.min_s, loaded.recipe.prepare.max_s) == (10, 30)
-    more = {"up", "down"} if name == "inpaint" else set()
+    more = {"up", "down"} if name in ("inpaint", "voice") else set()
     assert set(loaded.method_config.targets) == {"q", "k", "v", "o"} | more
     assert loaded.config.data.require == (("lyrics", "language") if name == "accent" else ())
     assert (loaded.task_config is not None) == (name == "inpaint")
@@ -128,7 +139,9 @@ def test_recipes_are_for_every_family_or_say_why_not(
     with pytest.raises(ConfigError) as caught:
         load(name, diffusers[family], **small)
     (line,) = str(caught.value).splitlines()
-    assert f"the recipe '{name}' needs a base that sings lyrics" in line and "ace_step" in line
+    does = {"accent": "sings lyrics", "voice": "is told speaker"}[name]
+    assert f"the recipe '{name}' needs a base that {does}" in line
+    assert all(one in line for one in PICKY[name])
 
 
 @pytest.mark.parametrize("family", plugins("families"))
