@@ -48,7 +48,7 @@ _NOTES: dict[str, Any] = {
         **dict.fromkeys(("genre", "style", "instrument"), _LORA),
         "instrument/dreambooth": {**_LORA, "prior.clips": 16},
         "quality": {**_LORA, "train.lr": 1e-3},
-        "inpaint": {"train.lr": 1.5e-3, "train.steps": 1200, "train.batch_size": 4},
+        "inpaint": {"train.lr": 3e-4, "train.steps": 1000, "train.batch_size": 8},
     },
 }
 
