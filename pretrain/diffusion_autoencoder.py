@@ -181,7 +181,8 @@ def train(
     valid = torch.from_numpy(
         held[0][:24, None, : 4 * SAMPLE_RATE_HZ].astype(np.float32) / 32768
     ).to(device)
-    model: Any = build_autoencoder(seed, *sizes).to(device)
+    model: Any = build_autoencoder(seed, *sizes)
+    model.to(device)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4
     )

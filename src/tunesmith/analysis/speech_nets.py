@@ -191,7 +191,8 @@ class Voiceprint(nn.Module):
         made = torch.stft(
             wave, self.SIZE, self.HOP, window=window, center=False, return_complex=True
         )
-        power = self.bank.float() @ (made.real.square() + made.imag.square())
+        bank: Any = self.bank  # a buffer
+        power = bank.float() @ (made.real.square() + made.imag.square())
         mel = power.clamp_min(1e-2).log10()
         return mel - mel.mean(dim=2, keepdim=True)
 
