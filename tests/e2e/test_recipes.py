@@ -214,3 +214,25 @@ def test_ls_names_recipes_and_compositions():
     assert tables["composed"]["dreambooth"]["on"] == ["full", "lora"]
     shown = cli("ls").out
     assert all(name in shown for name in ("qlora", "dreambooth", "instrument", "quality"))
+
+
+def test_voice(tmp_path: Path):
+    """Sentences of one voice, as they might lie anywhere: heard, trained on, and judged by ear."""
+    clips = sorted((CLIPS.parents[1] / "demo-voice" / "voice").glob("*.ogg"))[:10]
+    (tmp_path / "recordings").mkdir()
+    for file in clips:
+        for one in (file, file.with_suffix(".txt")):
+            shutil.copy(one, tmp_path / "recordings")
+    out = tmp_path / "run"
+    done = cli(
+        *("train", "--recipe", "voice", "--base", "pocket-voice", "-o", out),
+        *("--data", tmp_path / "recordings", *SHORT[:4], "preview.every=0", "voice.takes=2"),
+        "voice.consent=a synthesiser; nobody to ask",
+    )
+    assert done.code == 0, done.err
+    card = json.loads((out / "adapter.json").read_text())
+    assert card["recipe"]["name"] == "voice"
+    assert "nobody to ask" in (out / "README.md").read_text()
+    judged = card["metrics"]["judged"]
+    assert 0 <= judged["base"]["score"] <= judged["adapted"]["score"] <= 1
+    assert len(card["conditioning"]["speaker"]) == 512
