@@ -10,6 +10,7 @@ the hole while it samples (latent replacement).
 
 from __future__ import annotations
 
+import argparse
 import random
 import tempfile
 from collections.abc import Callable, Sequence
@@ -133,6 +134,11 @@ def adapted(work: Path, base: str, data: Path, steps: int, say: Callable[..., No
     return run
 
 
+def _again(args: argparse.Namespace) -> str:
+    """The command of this measurement."""
+    return f"inpaint --steps {args.steps} --clips {args.clips} --held-out {args.held_out}"
+
+
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--base", default="pocket-diffusion")
@@ -206,7 +212,7 @@ def main() -> None:
         f"compositions, none heard by the base. {SAMPLER_STEPS} sampler steps, guidance "
         f"{GUIDANCES.get(args.base, 3.0):g}, the same seeds. p: Wilcoxon's signed ranks."
     )
-    record("inpaint", "Inpainting", rows, notes=notes)
+    record("inpaint", "Inpainting", rows, notes=notes, command=_again(args))
 
 
 if __name__ == "__main__":

@@ -448,7 +448,8 @@ def main() -> None:
         "pocket": ("methods", "Every technique on the embedded base"),
         "pocket-diffusion": ("methods diffusion", "Every technique on the embedded diffusion base"),
     }[args.base]
-    record(key, title, rows, notes=notes_of(args.base), packages=(
+    again = "methods" if args.base == "pocket" else f"methods --base {args.base}"
+    record(key, title, rows, notes=notes_of(args.base), command=again, packages=(
         "torch", "transformers", "diffusers", "peft", "bitsandbytes",
     ))  # fmt: skip
 

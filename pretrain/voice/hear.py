@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pretrain.common import append_jsonl, log
+from pretrain.common import append_jsonl, log, parser
 from pretrain.voice.mel import corpus_mels, places, read_split
 from pretrain.voice.speakers import HIGH, LOW, STRANGERS
 from tunesmith.analysis.speech_nets import mask_of
@@ -216,6 +217,84 @@ class Schedule:
             return False
         self.saved_s = self._clock()
         return True
+
+
+def tell_apart(
+    args: argparse.Namespace,
+    name: str,
+    model: Any,
+    rows: list[dict[str, Any]],
+    draw: np.random.Generator,
+    embed: Callable[[Tensor], Tensor],
+    figures: Callable[[], dict[str, float]],
+    *,
+    splits: list[str],
+    config: dict[str, Any],
+    before: dict[str, Any] | None = None,
+    partial: str = "",
+) -> None:
+    """Train a network to tell voices apart, until the steps or the minutes are over.
+
+    Args:
+        args: ``work``, ``device``, ``batch``, ``rate``, ``steps``, ``minutes``, ``seed``.
+        name: of the weights and the log.
+        model: gives vectors of length 1; its ``config`` has their ``size``.
+        rows: the clips, with their ``speaker``.
+        draw: of the clips of each batch.
+        embed: vectors ``[B, E]`` of a part of each of these rows ``[B]``, drawn and disturbed.
+        figures: of the model as it is.
+        splits: that the rows are from.
+        config: what else a reader of the weights has to know.
+        before: what the weights that it goes on from say of their training.
+        partial: suffix of the weights that are saved on the way; none overwrites the final ones.
+    """
+    voices = Voices(rows)
+    margin = Margin(model.config["size"], len(voices.names)).to(args.device)
+    learnt = [*model.parameters(), *margin.parameters()]
+    size = sum(p.numel() for p in model.parameters())
+    report(args.work, name, {"clips": len(rows), "voices": len(voices.names), "parameters": size})
+    plan = Schedule(adamw(learnt, args.rate, args.device), args.rate, args.steps, args.minutes)
+    path = args.work / "weights" / f"{name}.safetensors"
+    model.train()
+    while plan.progress < 1:
+        plan.advance()
+        chosen = voices.rows(args.batch, draw)
+        vectors = embed(chosen)
+        share = min(1.0, 4 * plan.progress)
+        loss, right = margin(vectors, voices.of[chosen].to(args.device), share)
+        plan.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(learnt, 2.0)
+        plan.optimizer.step()
+        if plan.step % 200 == 0 or plan.progress >= 1:
+            row = {"step": plan.step, "s": round(plan.elapsed_s), "loss": round(loss.item(), 4)}
+            report(args.work, name, row | {"right": round(right.item(), 4)})
+        if plan.due():
+            export(path.with_suffix(partial) if partial else path, model, name, config)
+            report(args.work, name, {"step": plan.step} | figures())
+    training = {
+        **({"before": before} if before else {}),
+        "splits": splits,
+        "clips": len(rows),
+        "voices": len(voices.names),
+        "steps": plan.step,
+        "minutes": round(plan.elapsed_s / 60, 1),
+        "seed": args.seed,
+    }
+    found = figures()
+    export(path, model, name, config | {"training": training, "figures": found})
+    report(args.work, name, training | found)
+
+
+def encoder_parser(doc: str | None, batch: int, rate: float) -> argparse.ArgumentParser:
+    """The options of what trains with :func:`tell_apart`."""
+    p = parser(doc)
+    p.set_defaults(work=Path("build/voice"))
+    p.add_argument("--steps", type=int, default=20000)
+    p.add_argument("--minutes", type=float, default=3.0)
+    p.add_argument("--batch", type=int, default=batch)
+    p.add_argument("--rate", type=float, default=rate)
+    return p
 
 
 def export(path: Path, model: nn.Module, kind: str, config: dict[str, Any]) -> None:

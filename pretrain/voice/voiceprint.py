@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from pretrain.common import SAMPLE_RATE_HZ, autocast, parser, set_up
+from pretrain.common import SAMPLE_RATE_HZ, autocast, set_up
 from pretrain.voice import hear
 from pretrain.voice.mel import places, read_split
 from tunesmith.analysis.speech_nets import Voiceprint, load
@@ -97,67 +97,39 @@ def figures(model: Voiceprint, tests: dict[str, Waves]) -> dict[str, float]:
 
 def train(args: Any) -> None:
     """Train until the steps or the minutes are over; save every minute and at the end."""
-    device = args.device
-    data = Waves(args.work, SPLITS, device, HALF)
-    tests = {split: Waves(args.work, [split], device) for split in TEST_SPLITS}
-    voices = hear.Voices(data.rows)
+    data = Waves(args.work, SPLITS, args.device, HALF)
+    tests = {split: Waves(args.work, [split], args.device) for split in TEST_SPLITS}
     torch.manual_seed(args.seed + 4000)
     begun = load(args.begin) if args.begin else None
-    model = (begun[0].requires_grad_(True) if begun else Voiceprint()).to(device)
-    margin = hear.Margin(model.config["size"], len(voices.names)).to(device)
-    size = sum(p.numel() for p in model.parameters())
-    row = {"clips": len(data.rows), "voices": len(voices.names), "parameters": size}
-    hear.report(args.work, "voiceprint", row)
-    learnt = [*model.parameters(), *margin.parameters()]
-    plan = hear.Schedule(hear.adamw(learnt, args.rate, device), args.rate, args.steps, args.minutes)
+    model = (begun[0].requires_grad_(True) if begun else Voiceprint()).to(args.device)
+    before = begun[1].get("training") if begun else None
     # Those who go on from what was learnt are not to see the same batches again.
-    seen = begun[1].get("training", {}).get("steps", 0) if begun else 0
-    draw = np.random.default_rng((args.seed, 4, seen))
-    path = args.work / "weights" / "voiceprint.safetensors"
-    config: dict[str, Any] = {"input": "wave, 16 kHz mono, 1.5 s or more"}
-    model.train()
-    while plan.progress < 1:
-        plan.advance()
-        rows = voices.rows(args.batch, draw)
+    draw = np.random.default_rng((args.seed, 4, (before or {}).get("steps", 0)))
+
+    def embed(rows: Tensor) -> Tensor:
         begins = (torch.from_numpy(draw.random(len(rows))) * data.lengths[rows]).long()
         samples = round(draw.uniform(SHORTEST_S, LONGEST_S) * 20) * SAMPLE_RATE_HZ // 20
         wave = disturbed(data.cut(rows, begins, samples))
-        with autocast(device):
-            vectors = model(wave)
-        loss, right = margin(vectors, voices.of[rows].to(device), min(1.0, 4 * plan.progress))
-        plan.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(learnt, 2.0)
-        plan.optimizer.step()
-        if plan.step % 200 == 0 or plan.progress >= 1:
-            row = {"step": plan.step, "s": round(plan.elapsed_s), "loss": round(loss.item(), 4)}
-            row["right"] = round(right.item(), 4)
-            hear.report(args.work, "voiceprint", row)
-        if plan.due():
-            hear.export(path, model, "voiceprint", config)
-            hear.report(args.work, "voiceprint", {"step": plan.step} | figures(model, tests))
-    config["training"] = {
-        **({"before": begun[1].get("training")} if begun else {}),
-        "splits": SPLITS,
-        "clips": len(data.rows),
-        "voices": len(voices.names),
-        "steps": plan.step,
-        "minutes": round(plan.elapsed_s / 60, 1),
-        "seed": args.seed,
-    }
-    config["figures"] = figures(model, tests)
-    hear.export(path, model, "voiceprint", config)
-    hear.report(args.work, "voiceprint", config["training"] | config["figures"])
+        with autocast(args.device):
+            return model(wave)
+
+    hear.tell_apart(
+        args,
+        "voiceprint",
+        model,
+        data.rows,
+        draw,
+        embed,
+        lambda: figures(model, tests),
+        splits=SPLITS,
+        config={"input": "wave, 16 kHz mono, 1.5 s or more"},
+        before=before,
+    )
 
 
 def main() -> None:
     """Command line."""
-    p = parser(__doc__)
-    p.set_defaults(work=Path("build/voice"))
-    p.add_argument("--steps", type=int, default=20000)
-    p.add_argument("--minutes", type=float, default=3.0)
-    p.add_argument("--batch", type=int, default=BATCH)
-    p.add_argument("--rate", type=float, default=LEARNING_RATE)
+    p = hear.encoder_parser(__doc__, BATCH, LEARNING_RATE)
     p.add_argument("--begin", type=Path, help="weights to go on from, with a fresh optimizer")
     args = p.parse_args()
     set_up(args)

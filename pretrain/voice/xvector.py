@@ -8,14 +8,13 @@ curve: ``logs/xvector.jsonl``.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pretrain.common import SAMPLE_RATE_HZ, autocast, parser, set_up
+from pretrain.common import SAMPLE_RATE_HZ, autocast, set_up
 from pretrain.voice import hear
 from pretrain.voice.mel import HOP
 from tunesmith.analysis.speech_nets import XVector, levelled
@@ -65,70 +64,35 @@ def figures(model: XVector, tests: dict[str, hear.Mels]) -> dict[str, float]:
 
 def train(args: Any) -> None:
     """Train until the steps or the minutes are over; save every minute beside the final file."""
-    device = args.device
-    data = hear.Mels(args.work, SPLITS, device, HALF)
-    tests = {split: hear.Mels(args.work, [split], device) for split in TEST_SPLITS}
-    voices = hear.Voices(data.rows)
+    data = hear.Mels(args.work, SPLITS, args.device, HALF)
+    tests = {split: hear.Mels(args.work, [split], args.device) for split in TEST_SPLITS}
     torch.manual_seed(args.seed + 3000)
-    model = XVector().to(device)
-    margin = hear.Margin(model.config["size"], len(voices.names)).to(device)
-    size = sum(p.numel() for p in model.parameters())
-    row = {"clips": len(data.rows), "voices": len(voices.names), "parameters": size}
-    hear.report(args.work, "xvector", row)
-    learnt = [*model.parameters(), *margin.parameters()]
-    plan = hear.Schedule(hear.adamw(learnt, args.rate, device), args.rate, args.steps, args.minutes)
+    model = XVector().to(args.device)
     draw = np.random.default_rng((args.seed, 3))
-    path = args.work / "weights" / "xvector.safetensors"
-    config: dict[str, Any] = {
-        "mel": {
-            "bands": 80,
-            "size": 1024,
-            "hop": HOP,
-            "scale": "slaney",
-            "log": "log10 of amplitude",
-        }
-    }
-    model.train()
-    while plan.progress < 1:
-        plan.advance()
-        rows = voices.rows(args.batch, draw)
+
+    def embed(rows: Tensor) -> Tensor:
         mel, counts = crops(data, rows, draw)
-        with autocast(device):
-            vectors = model(mel, counts)
-        loss, right = margin(vectors, voices.of[rows].to(device), min(1.0, 4 * plan.progress))
-        plan.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(learnt, 2.0)
-        plan.optimizer.step()
-        if plan.step % 200 == 0 or plan.progress >= 1:
-            row = {"step": plan.step, "s": round(plan.elapsed_s), "loss": round(loss.item(), 4)}
-            row["right"] = round(right.item(), 4)
-            hear.report(args.work, "xvector", row)
-        if plan.due():
-            hear.export(path.with_suffix(".partial"), model, "xvector", config)
-            hear.report(args.work, "xvector", {"step": plan.step} | figures(model, tests))
-    config["training"] = {
-        "splits": SPLITS,
-        "clips": len(data.rows),
-        "voices": len(voices.names),
-        "steps": plan.step,
-        "minutes": round(plan.elapsed_s / 60, 1),
-        "seed": args.seed,
-    }
-    config["figures"] = figures(model, tests)
-    hear.export(path, model, "xvector", config)
-    hear.report(args.work, "xvector", config["training"] | config["figures"])
+        with autocast(args.device):
+            return model(mel, counts)
+
+    mel = {"bands": 80, "size": 1024, "hop": HOP, "scale": "slaney", "log": "log10 of amplitude"}
+    hear.tell_apart(
+        args,
+        "xvector",
+        model,
+        data.rows,
+        draw,
+        embed,
+        lambda: figures(model, tests),
+        splits=SPLITS,
+        config={"mel": mel},
+        partial=".partial",  # the speech model begins as soon as the final file is there
+    )
 
 
 def main() -> None:
     """Command line."""
-    p = parser(__doc__)
-    p.set_defaults(work=Path("build/voice"))
-    p.add_argument("--steps", type=int, default=20000)
-    p.add_argument("--minutes", type=float, default=3.0)
-    p.add_argument("--batch", type=int, default=BATCH)
-    p.add_argument("--rate", type=float, default=LEARNING_RATE)
-    args = p.parse_args()
+    args = hear.encoder_parser(__doc__, BATCH, LEARNING_RATE).parse_args()
     set_up(args)
     train(args)
 

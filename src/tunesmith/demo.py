@@ -102,10 +102,9 @@ def demo(
     _data_sets(out, stop)
     runs = [out / f"run-{one}" for one in range(seed, seed + seeds)]
     for run in runs:
-        _check_steps(run, steps)
+        check_steps(run, steps)
     if workers is None:
-        cores = len(os.sched_getaffinity(0)) if best_device().type == "cpu" else 1
-        workers = min(seeds, cores)
+        workers = at_a_time(seeds)
     event("phase", {"name": f"training from {seeds} seeds, then generating"})
     held_out = sorted((CLIPS / "held-out").glob("*.ogg"))[:takes]
     captions = [file.with_suffix(".txt").read_text(encoding="utf-8").strip() for file in held_out]
@@ -146,13 +145,24 @@ def _data_sets(out: Path, stop: StopFlag) -> None:
         )
 
 
-def _check_steps(run: Path, steps: int | None) -> None:
+def check_steps(run: Path, steps: int | None) -> None:
+    """That a finished run was asked for so many steps; it may have stopped early.
+
+    Raises:
+        UserError: for others.
+    """
     if steps is None or not (run / "adapter.json").is_file():
         return
-    if (found := int(read_card(run)["steps"])) != steps:
+    if (found := load_config(run / "config.yaml").config.train.steps) != steps:
         raise UserError(
             f"{run} was trained for {found} steps, not {steps}", "give another folder with --out"
         )
+
+
+def at_a_time(seeds: int) -> int:
+    """Trainings beside each other: one a core up to their number, one on an accelerator."""
+    cores = len(os.sched_getaffinity(0)) if best_device().type == "cpu" else 1
+    return min(seeds, cores)
 
 
 def _jobs(

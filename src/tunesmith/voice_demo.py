@@ -7,7 +7,6 @@ way to the voice's own recordings that went. Writes ``report.html`` and ``report
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,12 @@ from typing import Any
 from tunesmith.atomic import write_bytes
 from tunesmith.config import load_config
 from tunesmith.data import prepare
-from tunesmith.demo import DemoResult
-from tunesmith.errors import UserError
+from tunesmith.demo import DemoResult, at_a_time, check_steps
 from tunesmith.families import EMBEDDED, base_limits
 from tunesmith.report.as_json import dumps, joined, report_json
 from tunesmith.report.page import write_report
 from tunesmith.report.voice_demo import Measured, demo_report
 from tunesmith.report.voices import weigh
-from tunesmith.training.hardware import best_device
 from tunesmith.training.run import train
 from tunesmith.training.signals import StopFlag
 from tunesmith.training.workers import Job, run_jobs
@@ -84,10 +81,9 @@ def voice_demo(
     )
     runs = [out / f"run-{one}" for one in range(seed, seed + seeds)]
     for run in runs:
-        _check_steps(run, steps)
+        check_steps(run, steps)
     if workers is None:
-        cores = len(os.sched_getaffinity(0)) if best_device().type == "cpu" else 1
-        workers = min(seeds, cores)
+        workers = at_a_time(seeds)
     files = sorted((CLIPS / "held-out").glob("*.ogg"))
     prompts = [file.with_suffix(".txt").read_text(encoding="utf-8").strip() for file in files]
     event("phase", {"name": f"training from {seeds} seed{'s' if seeds > 1 else ''}, then speaking"})
@@ -108,17 +104,6 @@ def voice_demo(
     said = weigh(voiced)
     lines = (said[1], *said[2]) if said else ()
     return DemoResult(write_report(report, out / "report.html"), numbers, lines)
-
-
-def _check_steps(run: Path, steps: int | None) -> None:
-    if steps is None or not (run / "adapter.json").is_file():
-        return
-    # A run may have stopped early: what it was asked for is what counts.
-    found = load_config(run / "config.yaml").config.train.steps
-    if found != steps:
-        raise UserError(
-            f"{run} was trained for {found} steps, not {steps}", "give another folder with --out"
-        )
 
 
 def _jobs(

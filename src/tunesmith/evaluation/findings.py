@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+from tunesmith.errors import UserError
+from tunesmith.metrics._result import Result
 
 Better = Literal["lower", "higher", "neither"]
 
@@ -54,6 +57,43 @@ class Finding:
         if self.interval is not None and not all(map(math.isfinite, self.interval)):
             told["interval"] = None
         return _finite(told)
+
+
+def measured(
+    metric: str,
+    subject: str,
+    better: Better,
+    measure: Callable[[], Result],
+    label: str,
+    explanation: str,
+) -> Finding:
+    """A metric's result as a finding; what cannot be measured says why.
+
+    Args:
+        metric, subject, better, explanation: as the finding has them.
+        measure: gives the result, or raises :class:`~tunesmith.errors.UserError`.
+        label: of what heard the sounds.
+    """
+    common: dict[str, Any] = {
+        "metric": metric,
+        "subject": subject,
+        "better": better,
+        "embedding": label,
+        "explanation": explanation,
+    }
+    try:
+        result = measure()
+    except UserError as error:
+        return Finding(value=None, missing=str(error), **common)
+    return Finding(
+        value=result.value,
+        interval=result.interval,
+        n=result.n_candidate,
+        n_reference=result.n_reference or None,
+        warnings=result.warnings,
+        details=result.details,
+        **common,
+    )
 
 
 def _finite(value: Any) -> Any:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from tunesmith.embeddings import Embedder, TextEmbedder
 from tunesmith.errors import UserError
-from tunesmith.evaluation.findings import Better, Finding
+from tunesmith.evaluation.findings import Better, Finding, measured
 from tunesmith.evaluation.hearing import embed, read
 from tunesmith.evaluation.subjects import Wanted
 from tunesmith.metrics import agreement as agreeing
@@ -64,24 +63,6 @@ def agreement(subjects: Sequence[Wanted], sounds: Sounds, prompts: Sequence[str]
 def _finding(
     metric: str, subject: str, better: Better, measure: Callable[[], Result], label: str
 ) -> Finding:
-    """A result as a finding; what cannot be measured says why."""
-    common: dict[str, Any] = {
-        "metric": metric,
-        "subject": subject,
-        "better": better,
-        "embedding": label,
-        "explanation": _SAYS.get(metric) or agreeing.EXPLANATIONS.get(metric, ""),
-    }
-    try:
-        result = measure()
-    except UserError as error:
-        return Finding(value=None, missing=str(error), **common)
-    return Finding(
-        value=result.value,
-        interval=result.interval,
-        n=result.n_candidate,
-        n_reference=result.n_reference or None,
-        warnings=result.warnings,
-        details=result.details,
-        **common,
-    )
+    """With the words of this page's metrics."""
+    explanation = _SAYS.get(metric) or agreeing.EXPLANATIONS.get(metric, "")
+    return measured(metric, subject, better, measure, label, explanation)

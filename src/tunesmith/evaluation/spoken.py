@@ -14,7 +14,7 @@ from typing import Any
 from tunesmith.analysis import pitch
 from tunesmith.embeddings import Embedder, open_embedder
 from tunesmith.errors import UserError
-from tunesmith.evaluation.findings import Better, Finding
+from tunesmith.evaluation.findings import Better, Finding, measured
 from tunesmith.evaluation.hearing import read
 from tunesmith.evaluation.subjects import Reference, Wanted
 from tunesmith.evaluation.transcribe import Transcriber, transcripts
@@ -277,27 +277,9 @@ def _away(
 def _finding(
     metric: str, subject: str, better: Better, measure: Callable[[], Result], label: str
 ) -> Finding:
-    """A result as a finding; what cannot be measured says why."""
-    common: dict[str, Any] = {
-        "metric": metric,
-        "subject": subject,
-        "better": better,
-        "embedding": label,
-        "explanation": _SAYS[metric],
-    }
-    try:
-        result = measure()
-    except UserError as error:
-        return Finding(value=None, missing=str(error), **common)
-    return Finding(
-        value=result.value,
-        interval=result.interval,
-        n=result.n_candidate,
-        n_reference=result.n_reference or None,
-        warnings=result.warnings,
-        details=result.details,
-        **common,
-    )
+    """With the words of this page's metrics."""
+    explanation = _SAYS[metric]
+    return measured(metric, subject, better, measure, label, explanation)
 
 
 __all__ = ["OTHERS", "default_ear", "has_mos", "voices"]

@@ -81,6 +81,15 @@ class PartsBundle(Bundle):
             part.train(was_training)
 
 
+def ends(codes: Sequence[Tensor]) -> Tensor:
+    """``[N, C, T]`` of prompts ``[C, T_i]``, as long as the shortest.
+
+    The end of a prompt is what has to be continued, so the front is what is cut.
+    """
+    shortest = min(one.shape[1] for one in codes)
+    return torch.stack([one[:, -shortest:] for one in codes])
+
+
 class SequentialBundle(PartsBundle):
     """A model that writes a sound from its beginning to its end."""
 

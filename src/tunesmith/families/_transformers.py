@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+from transformers import EncodecFeatureExtractor
 from transformers.utils import logging as transformers_logging
 
 
@@ -19,3 +22,31 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
+
+
+def save_with_codec(model: Any, attribute: str, codec: Any, folder: Path) -> None:
+    """Save a model in the hub's layout whose codec is held apart from it while it trains.
+
+    Args:
+        model: of the library; ``attribute`` is None before and after.
+        attribute: where the library has the codec.
+        codec: it.
+        folder: to make.
+    """
+    setattr(model, attribute, codec)
+    try:
+        with quiet():
+            model.save_pretrained(folder)
+    finally:
+        setattr(model, attribute, None)
+
+
+def encodec_sound(
+    model: Any, channels: int, sample_rate_hz: int, **settings: Any
+) -> EncodecFeatureExtractor:
+    """The feature extractor of the folder that a model came from; a plain one where it has none."""
+    source = Path(model.name_or_path)
+    names = ("preprocessor_config.json", "processor_config.json")
+    if model.name_or_path and any((source / name).is_file() for name in names):
+        return EncodecFeatureExtractor.from_pretrained(source)
+    return EncodecFeatureExtractor(channels, sample_rate_hz, **settings)

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import CsmForConditionalGeneration, CsmProcessor, EncodecFeatureExtractor
+from transformers import CsmForConditionalGeneration, CsmProcessor
 from transformers.models.csm.modeling_csm import CsmAttention
 
 from tunesmith.errors import UserError
 from tunesmith.families._attention import make_joinable
 from tunesmith.families._parts import SequentialBundle
 from tunesmith.families._tokens import Vocabulary
-from tunesmith.families._transformers import quiet
+from tunesmith.families._transformers import encodec_sound, save_with_codec
 from tunesmith.families.csm.decode import sample_codes, stepwise_difference
 from tunesmith.families.csm.loss import CsmLoss, deep_places
 from tunesmith.families.csm.sites import COMPONENT, sites_of
@@ -201,19 +201,9 @@ class CsmBundle(SequentialBundle):
 
     def export(self, folder: Path) -> None:
         model = self.module.model
-        model.codec_model = self.codec
-        try:
-            with quiet():
-                model.save_pretrained(folder)
-        finally:
-            model.codec_model = None
-        source = Path(model.name_or_path)
-        names = ("preprocessor_config.json", "processor_config.json")
-        if model.name_or_path and any((source / name).is_file() for name in names):
-            sound = EncodecFeatureExtractor.from_pretrained(source)
-        else:
-            sound = EncodecFeatureExtractor(1, self.sample_rate_hz)
-        template = self._template(source) if model.name_or_path else TEMPLATE
+        save_with_codec(model, "codec_model", self.codec, folder)
+        sound = encodec_sound(model, 1, self.sample_rate_hz)
+        template = self._template(Path(model.name_or_path)) if model.name_or_path else TEMPLATE
         words = copy.deepcopy(self.tokenizer)
         words.backend_tokenizer.no_truncation()  # it remembers how it was last asked
         CsmProcessor(sound, words, template).save_pretrained(folder)

@@ -12,16 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import (
-    EncodecFeatureExtractor,
     MusicgenForConditionalGeneration,
     MusicgenProcessor,
 )
 from transformers.models.musicgen.modeling_musicgen import MusicgenDecoder, MusicgenDecoderLayer
 
 from tunesmith.families._attention import make_joinable
-from tunesmith.families._parts import SequentialBundle
+from tunesmith.families._parts import SequentialBundle, ends
 from tunesmith.families._tokens import Vocabulary
-from tunesmith.families._transformers import quiet
+from tunesmith.families._transformers import encodec_sound, save_with_codec
 from tunesmith.families.musicgen.decode import sample_codes, stepwise_difference
 from tunesmith.families.musicgen.loss import MusicgenLoss
 from tunesmith.families.musicgen.sites import sites_of
@@ -156,10 +155,7 @@ class MusicgenBundle(SequentialBundle):
         frames = max(1, round(duration_s * self.frame_rate_hz))
         given = None
         if audio_prompts is not None:
-            known = [self.encode_audio(audio) for audio in audio_prompts]
-            shortest = min(int(one.shape[-1]) for one in known)
-            # The end of a prompt is what has to be continued, so the front is what is cut.
-            given = torch.stack([one[:, -shortest:] for one in known]).long()
+            given = ends([self.encode_audio(audio) for audio in audio_prompts]).long()
         text = self._pad_text(self.encode_text(prompts), [prompt == "" for prompt in prompts])
         with self._evaluating():
             codes = sample_codes(self.module, text, frames, seeds, settings, given, should_stop)
@@ -185,18 +181,8 @@ class MusicgenBundle(SequentialBundle):
 
     def export(self, folder: Path) -> None:
         model = self.module.model
-        model.audio_encoder = self.codec
-        try:
-            with quiet():
-                model.save_pretrained(folder)
-        finally:
-            model.audio_encoder = None
-        source = Path(model.name_or_path)
-        names = ("preprocessor_config.json", "processor_config.json")
-        if model.name_or_path and any((source / name).is_file() for name in names):
-            sound = EncodecFeatureExtractor.from_pretrained(source)
-        else:
-            sound = EncodecFeatureExtractor(self.channels, self.sample_rate_hz, padding_side="left")
+        save_with_codec(model, "audio_encoder", self.codec, folder)
+        sound = encodec_sound(model, self.channels, self.sample_rate_hz, padding_side="left")
         MusicgenProcessor(sound, self.tokenizer).save_pretrained(folder)
         sound.save_pretrained(folder)  # where older releases of the library look for it
 

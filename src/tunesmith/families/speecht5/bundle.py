@@ -17,7 +17,7 @@ from transformers.models.speecht5.modeling_speecht5 import SpeechT5Attention
 from transformers.models.speecht5.number_normalizer import EnglishNumberNormalizer
 
 from tunesmith.errors import UserError
-from tunesmith.families._parts import SequentialBundle
+from tunesmith.families._parts import SequentialBundle, ends
 from tunesmith.families._tokens import Vocabulary
 from tunesmith.families._transformers import quiet
 from tunesmith.families.speecht5 import hearing, speaker
@@ -205,10 +205,7 @@ class SpeechT5Bundle(SequentialBundle):
         frames = max(1, round(duration_s * self.frame_rate_hz))
         given = None
         if audio_prompts is not None:
-            known = [self.encode_audio(one)[: self.module.bins] for one in audio_prompts]
-            shortest = min(one.shape[1] for one in known)
-            # The end of a prompt is what has to be continued, so the front is what is cut.
-            given = torch.stack([one[:, -shortest:] for one in known])
+            given = ends([self.encode_audio(one)[: self.module.bins] for one in audio_prompts])
         text = self._stacked(self.encode_text(prompts, details), [False] * len(prompts))
         with self._evaluating():
             rows = speak(self.module, text, frames, seeds, given, should_stop)
