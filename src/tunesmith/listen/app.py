@@ -25,7 +25,7 @@ BODY_LIMIT = 4096
 _BODY_WAIT_S = 15.0
 MOST_LISTENERS = 1000
 
-_HEADERS = {
+HEADERS = {
     "cache-control": "no-store",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
@@ -62,7 +62,7 @@ class _Guard:
 
     def __init__(self, app: Any, page_policy: str) -> None:
         self._app = app
-        headers = _HEADERS | {"content-security-policy": page_policy}
+        headers = HEADERS | {"content-security-policy": page_policy}
         self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

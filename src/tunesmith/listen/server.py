@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import ipaddress
-import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith.errors import Stopped, UserError
+from tunesmith.listen.binding import address_of, bound, is_loopback
 from tunesmith.listen.design import SOUNDS, read_test
 from tunesmith.listen.store import Store
 from tunesmith.training.signals import StopFlag
@@ -92,9 +91,9 @@ def serve(
         async def on_tick(self, counter: int) -> bool:
             return bool(stop()) or await super().on_tick(counter)
 
-    with _alone(folder), Store(folder, create=True) as store, _bound(host, port) as sock:
+    with _alone(folder), Store(folder, create=True) as store, bound(host, port) as sock:
         made = store.add_listeners(listeners) if listeners else store.listeners()
-        address = _address(sock)
+        address = address_of(sock)
         root = (url or address).rstrip("/")
         config = uvicorn.Config(
             application(folder, test, store, most=invite),
@@ -113,7 +112,7 @@ def serve(
         if ready is not None:
             personal = tuple(f"{root}/#{one.token}" for one in made)
             invitation = f"{root}/#join.{store.invitation}" if invite else ""
-            ready(Links(address, personal, invitation, not _is_loopback(sock)))
+            ready(Links(address, personal, invitation, not is_loopback(sock)))
         Server(config).run(sockets=[sock])
         count = len(store.answers())
     if stop():
@@ -133,36 +132,3 @@ def _alone(folder: Path) -> Iterator[None]:
                 f"another server has {folder} open", "use that one, or stop it first"
             ) from None
         yield
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    sock = None
-    try:
-        found: Sequence = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        family, kind, protocol, _, where = found[0]
-        sock = socket.socket(family, kind, protocol)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(where)
-        sock.listen(512)
-    except (OSError, OverflowError) as error:
-        if sock is not None:
-            sock.close()
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"cannot listen on {host}:{port} ({reason})",
-            "give another --port (0 takes a free one) or --host",
-        ) from None
-    return sock
-
-
-def _is_loopback(sock: socket.socket) -> bool:
-    return ipaddress.ip_address(sock.getsockname()[0].split("%")[0]).is_loopback
-
-
-def _address(sock: socket.socket) -> str:
-    host, port = sock.getsockname()[:2]
-    if ipaddress.ip_address(host.split("%")[0]).is_unspecified:
-        host = socket.gethostname()  # 0.0.0.0 is no address to go to
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
