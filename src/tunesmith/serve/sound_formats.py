@@ -12,6 +12,7 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import soundfile
 import soxr
 
 from tunesmith.errors import UserError
-from tunesmith.types import Audio
+from tunesmith.formats.sound import read_made_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ class Encoder:
     Args:
         format: which one.
         sample_rate_hz, channels: of the pieces.
-        made_of: what the sound was made of, for its comment; where the format has one.
+        made_of: what the sound was made of, for its comment; mp3 and bare samples have none.
 
     A rate that the format cannot have is resampled to the next higher one that it can (soxr, HQ).
     """
@@ -138,7 +139,7 @@ class Encoder:
         )
         self._channels = channels
         self._file: soundfile.SoundFile | None = None
-        self._outlet = _Outlet()
+        self._outlet: Any = _Outlet()
         self._head = b""
         if format.container in ("", "WAV"):
             self._head = _wav_header(rate_hz, channels) if format.container else b""
@@ -184,28 +185,32 @@ class Encoder:
         return self._outlet.take()
 
 
-def whole(format: Format, audio: Audio, made_of: Mapping[str, Any] | None = None) -> bytes:
-    """A whole sound as a file of this format, its length in its header.
+def converted(file: Path, format: Format) -> bytes:
+    """A kept file in another format, its length in its header; 16 bits stay the same 16 bits.
 
     Args:
+        file: 16-bit FLAC with a recipe in its comment, which goes along; mp3 and bare samples have none.
         format: which one.
-        audio: the sound.
-        made_of: goes into the file's comment as JSON; mp3, opus and bare samples have none.
     """
-    samples, rate_hz = audio.samples.T, _rate(format, audio.sample_rate_hz)
-    if rate_hz != audio.sample_rate_hz:
-        samples = soxr.resample(samples, audio.sample_rate_hz, rate_hz, "HQ")
+    if format.name == "flac":
+        return file.read_bytes()
+    made_of = read_made_of(file)
+    with soundfile.SoundFile(file) as kept:
+        samples, given_hz, channels = kept.read(dtype="int16"), kept.samplerate, kept.channels
+    rate_hz = _rate(format, given_hz)
+    if rate_hz != given_hz:
+        samples = soxr.resample(samples, given_hz, rate_hz, "HQ")
     if not format.container:
-        return _le16(samples)
-    file = io.BytesIO()
+        return samples.astype("<i2").tobytes()
+    made = io.BytesIO()
     with soundfile.SoundFile(
-        file, "w", rate_hz, audio.channels, format.subtype, format=format.container
+        made, "w", rate_hz, channels, format.subtype, format=format.container
     ) as sound:
         if made_of and format.container != "MP3":
             _describe(sound, made_of)
         for start in range(0, len(samples), _PIECE):
-            sound.write(np.clip(samples[start : start + _PIECE], -1.0, 1.0))
-    return file.getvalue()
+            sound.write(samples[start : start + _PIECE])
+    return made.getvalue()
 
 
 def _describe(file: soundfile.SoundFile, made_of: Mapping[str, Any]) -> None:
@@ -234,4 +239,4 @@ def find_format(name: str) -> Format:
     return FORMATS[name]
 
 
-__all__ = ["FORMATS", "Encoder", "Format", "find_format", "whole"]
+__all__ = ["FORMATS", "Encoder", "Format", "converted", "find_format"]
