@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from transformers import CsmConfig, CsmForConditionalGeneration
 
 from tunesmith.errors import UserError
-from tunesmith.families import base_limits, find_base, load, skeleton
+from tunesmith.families import base_limits, find_base, load, skeleton, weight_files
 from tunesmith.families.csm import SPEC, tiny
-from tunesmith.families.csm._tiny import tiny_config, tiny_tokenizer
+from tunesmith.families.csm._tiny import tiny_config, tiny_model, tiny_tokenizer
 from tunesmith.families.csm.loss import CsmLoss
 from tunesmith.formats.adapter import save_adapter
 from tunesmith.methods import full, lora, prefix
@@ -89,6 +89,44 @@ def test_hashes_tell_codec_and_words_apart(tmp_path: Path, bundle: Any):
     other = load(find_base(str(tmp_path)))
     assert other.base_hash != bundle.base_hash
     assert other.codec_hash == bundle.codec_hash
+
+
+def test_a_folder_in_half_precision_has_its_skeleton_in_full(tmp_path: Path):
+    """What is planned is what will be loaded, and the codec is not read for it."""
+    save_csm(tmp_path)
+    tiny_model(0).to(torch.bfloat16).save_pretrained(tmp_path)
+    bare: Any = skeleton(find_base(str(tmp_path)))
+    assert {p.dtype for p in bare.module.parameters()} == {torch.float32}
+    assert {(p.dtype, p.device.type) for p in bare.codec.parameters()} == {(torch.float32, "meta")}
+
+
+def test_weights_that_the_folder_names_are_the_ones(tmp_path: Path):
+    """Sesame's own copy: shards of the library's layout beside one file of another."""
+    save_csm(tmp_path, seed=3)
+    plain = load(find_base(str(tmp_path)))
+    weights = load_file(tmp_path / "model.safetensors")
+    halves = list(weights)[::2], list(weights)[1::2]
+    names = [f"transformers-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    for name, keys in zip(names, halves, strict=True):
+        save_file({key: weights[key] for key in keys}, tmp_path / name, {"format": "pt"})
+    both = {key: name for name, keys in zip(names, halves, strict=True) for key in keys}
+    index = tmp_path / "transformers.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": both}))
+    save_file({"backbone.norm.scale": torch.ones(2)}, tmp_path / "model.safetensors")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"transformers_weights": index.name}))
+    assert weight_files(tmp_path) == [tmp_path / name for name in names]
+    named: Any = load(find_base(str(tmp_path)))
+    audio = noise(named, 0.3, 1)
+    assert torch.equal(named.encode_audio(audio), plain.encode_audio(audio))
+    named.release_codec()
+    assert torch.equal(named.encode_audio(audio), plain.encode_audio(audio))
+    ours, theirs = named.module.state_dict(), plain.module.state_dict()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+    for wrong in ("../other.safetensors", "weights.bin"):
+        (tmp_path / "config.json").write_text(json.dumps(config | {"transformers_weights": wrong}))
+        with pytest.raises(UserError, match="transformers_weights"):
+            weight_files(tmp_path)
 
 
 def test_what_a_folder_lacks_is_named(tmp_path: Path):

@@ -115,7 +115,7 @@ def _from_hub(name: str, revision: str | None, weights: bool) -> Path:
     path = fetch(name, what, _SMALL, revision)
     if not weights:
         return path
-    wanted = [_WEIGHTS]
+    wanted = named_weights(path) or [_WEIGHTS]
     if (path / "model_index.json").is_file():
         # Beside a pipeline's folders there may be gigabytes that it never opens: its original
         # checkpoint, exports for other programs. (Small files of theirs come along: in these patterns
@@ -184,13 +184,38 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def named_weights(path: Path) -> list[str]:
+    """The weight files that a base's ``config.json`` names itself (``transformers_weights``); mostly none.
+
+    Where it does, the others beside them are the same weights in another layout, gigabytes that the
+    library never opens (``sesame/csm-1b``).
+
+    Raises:
+        UserError: it names something that is no safetensors file of the folder.
+    """
+    config = path / "config.json"
+    named = _read_json(config).get("transformers_weights") if config.is_file() else None
+    if not named:
+        return []
+    names = [named]
+    if str(named).endswith(".index.json") and (path / str(named)).is_file():
+        shards = _read_json(path / str(named)).get("weight_map")
+        names = sorted(set(shards.values())) if isinstance(shards, dict) else []
+    if not names or not all(re.fullmatch(r"\w[\w.-]*\.safetensors", str(name)) for name in names):
+        raise UserError(
+            f"{config}: its 'transformers_weights' name no safetensors files", "download it again"
+        )
+    return names
+
+
 def weight_files(path: Path) -> list[Path]:
-    """The safetensors files of a base, sorted.
+    """The safetensors files of a base, sorted: those that it names itself, else all.
 
     Raises:
         UserError: the folder has none.
     """
-    files = sorted(path.rglob("*.safetensors"))
+    files = [path / name for name in named_weights(path)] or sorted(path.rglob("*.safetensors"))
+    files = [file for file in files if file.is_file()]
     if not files:
         raise UserError(
             f"{path}: no .safetensors weights", "convert the weights to safetensors first"

@@ -191,6 +191,18 @@ def test_of_other_bases_all_safetensors_are_fetched(hub: Hub):
     assert hub.fetched == {"config.json", "model.safetensors", "spiece.model"}
 
 
+def test_weights_of_another_layout_stay_on_the_hub(hub: Hub):
+    """``sesame/csm-1b`` holds its weights twice, and says which are for this library."""
+    index = "transformers.safetensors.index.json"
+    shards = [f"transformers-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    hub.files = dict.fromkeys((*shards, "model.safetensors", "ckpt.pt"), "x") | {
+        "config.json": json.dumps({"model_type": "csm", "transformers_weights": index}),
+        index: json.dumps({"weight_map": {"a": shards[1], "b": shards[0], "c": shards[1]}}),
+    }
+    find_base("owner/model")
+    assert hub.fetched == {"config.json", index, *shards}
+
+
 def test_an_index_that_leads_out_of_its_folder_is_refused(hub: Hub):
     hub.files["model_index.json"] = json.dumps({**INDEX, "../up": ["a", "b"]})
     with pytest.raises(UserError, match=r"'\.\./up' is no name of a folder") as caught:

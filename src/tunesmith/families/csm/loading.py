@@ -60,6 +60,8 @@ def load(base: Base, *, device: Any = "cpu", dtype: Any = None) -> CsmBundle:
     if str(device) == "meta":
         with torch.device("meta"), quiet():
             model: Any = CsmForConditionalGeneration(config)
+        # The library makes some parts in the precision that the folder is saved in.
+        model.to(dtype or torch.float32)
         hashes = {"base_hash": "", "codec_hash": "", "text_hash": ""}
     else:
         what = f"base '{base.name}'"
