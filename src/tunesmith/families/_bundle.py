@@ -223,6 +223,10 @@ class Bundle(ABC):
         """Take what :meth:`conditioning` gave for what prompts do not say; ``{}`` changes nothing."""
         return
 
+    def conditioning_kept(self) -> Callable[[], None]:
+        """What to call later to have again what is used now, whatever :meth:`use_conditioning` is given."""
+        return lambda: None
+
     def set_dropout(self, share: float) -> None:
         """Dropout of the trainable components while they train."""
         raise self._cannot("set its dropout")

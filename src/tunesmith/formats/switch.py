@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,7 @@ class Switch:
     folders: dict[str, Path] = field(default_factory=dict)
     selected: dict[str, float] = field(default_factory=dict)
     adapter: Adapter | None = None
+    _put_back: Callable[[], None] | None = field(default=None, repr=False)
 
     def add(self, name: str, folder: str | Path | None = None) -> Path:
         """Make an adapter selectable; nothing is attached yet.
@@ -74,6 +75,7 @@ class Switch:
         parts = [Part(name, self.folders[name], weight) for name, weight in weights.items()]
         made = blended(parts) if len(parts) > 1 else None
         self._clear()
+        self._put_back = self.bundle.conditioning_kept()
         try:
             if made is not None:
                 self.adapter = attach_saved(self.bundle, made.card, made.state, Path("the blend"))
@@ -99,7 +101,9 @@ class Switch:
     def _clear(self) -> None:
         if self.adapter is not None:
             self.adapter.detach()
-        self.adapter, self.selected = None, {}
+        if self._put_back is not None:
+            self._put_back()  # an adapter of a voice brings its speaker with it
+        self.adapter, self.selected, self._put_back = None, {}, None
 
 
 __all__ = ["Switch"]

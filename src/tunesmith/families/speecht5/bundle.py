@@ -239,6 +239,10 @@ class SpeechT5Bundle(SequentialBundle):
         if speaker.COLUMN in values:
             self.voice = speaker.vector(values[speaker.COLUMN], self._voice_size)
 
+    def conditioning_kept(self) -> Callable[[], None]:
+        voice = self.voice
+        return lambda: setattr(self, "voice", voice)
+
     def hear_speaker(self, sounds: Sequence[Audio]) -> Tensor | None:
         """Whom recordings are of, as a vector ``[E]`` of length 1 (:func:`.hearing.heard`).
 
