@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cells import Variant, close, example, losses, mixed, noise
+from cells import Variant, close, example, losses, mixed, noise, shaken
 
 from tunesmith.errors import Stopped, UserError
 from tunesmith.families._bundle import Bundle
+from tunesmith.methods import lora
 from tunesmith.tasks.generate import generate
 from tunesmith.types import ROLES, GenerationSettings
 
@@ -220,6 +221,22 @@ def test_activation_checkpointing_changes_nothing_but_memory(variant: Variant):
         grads = {n: p.grad for n, p in bundle.module.named_parameters() if p.grad is not None}
         found.append({"loss": loss.detach(), **grads})
     assert len(found[0]) > 10
+    close(found[1], found[0], 1e-5)
+
+
+def test_activation_checkpointing_leaves_frozen_tables_alone(variant: Variant):
+    """With an adapter on a frozen base: the same gradients, and none for what is below it."""
+    found = []
+    for enabled in (False, True):
+        bundle = variant.make()
+        adapter = shaken(lora.attach(bundle, lora.Config(rank=2)))
+        bundle.checkpoint_activations(enabled)
+        bundle.module.train()
+        batch = bundle.collate(mixed(bundle), [1, 2, 3])
+        torch.manual_seed(0)
+        torch.stack([total.sum() for total, _ in bundle.module(batch).values()]).sum().backward()
+        found.append({n: p.grad for n, p in adapter.parameters().items() if p.grad is not None})
+    assert len(found[0]) > 3
     close(found[1], found[0], 1e-5)
 
 

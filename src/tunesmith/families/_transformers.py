@@ -24,6 +24,26 @@ def quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
 
 
+def checkpoint_activations(model: Any, enabled: bool) -> None:
+    """Recompute a model's activations in the backward pass, or keep them again.
+
+    The library then makes the outputs of frozen embedding tables ask for gradients, which only the reentrant
+    form of checkpointing needs. Here it would cost a backward pass through the lowest layer for nothing,
+    and CSM's depth decoder, which writes into that output, could not train at all.
+
+    Args:
+        model: of the library.
+        enabled: whether to.
+    """
+    # transformers 5.23 renamed these; before, only the old names are there.
+    word = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    if not enabled:
+        getattr(model, f"{word}_checkpointing_disable")()
+        return
+    getattr(model, f"{word}_checkpointing_enable")({"use_reentrant": False})
+    model.disable_input_require_grads()
+
+
 def save_with_codec(model: Any, attribute: str, codec: Any, folder: Path) -> None:
     """Save a model in the hub's layout whose codec is held apart from it while it trains.
 

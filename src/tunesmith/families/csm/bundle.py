@@ -19,7 +19,7 @@ from tunesmith.errors import UserError
 from tunesmith.families._attention import make_joinable
 from tunesmith.families._parts import SequentialBundle
 from tunesmith.families._tokens import Vocabulary
-from tunesmith.families._transformers import encodec_sound, save_with_codec
+from tunesmith.families._transformers import checkpoint_activations, encodec_sound, save_with_codec
 from tunesmith.families.csm.decode import sample_codes, stepwise_difference
 from tunesmith.families.csm.loss import CsmLoss, deep_places
 from tunesmith.families.csm.sites import COMPONENT, sites_of
@@ -216,13 +216,7 @@ class CsmBundle(SequentialBundle):
         return getattr(self.tokenizer, "chat_template", None) or TEMPLATE
 
     def checkpoint_activations(self, enabled: bool) -> None:
-        model = self.module.model
-        # transformers 5.23 renamed these; before, only the old names are there.
-        word = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
-        if enabled:
-            getattr(model, f"{word}_checkpointing_enable")({"use_reentrant": False})
-        else:
-            getattr(model, f"{word}_checkpointing_disable")()
+        checkpoint_activations(self.module.model, enabled)
 
 
 def _sampling(config: Any) -> GenerationSettings:

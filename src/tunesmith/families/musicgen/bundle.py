@@ -20,7 +20,7 @@ from transformers.models.musicgen.modeling_musicgen import MusicgenDecoder, Musi
 from tunesmith.families._attention import make_joinable
 from tunesmith.families._parts import SequentialBundle, ends
 from tunesmith.families._tokens import Vocabulary
-from tunesmith.families._transformers import encodec_sound, save_with_codec
+from tunesmith.families._transformers import checkpoint_activations, encodec_sound, save_with_codec
 from tunesmith.families.musicgen.decode import sample_codes, stepwise_difference
 from tunesmith.families.musicgen.loss import MusicgenLoss
 from tunesmith.families.musicgen.sites import sites_of
@@ -187,13 +187,7 @@ class MusicgenBundle(SequentialBundle):
         sound.save_pretrained(folder)  # where older releases of the library look for it
 
     def checkpoint_activations(self, enabled: bool) -> None:
-        decoder = self.module.model.decoder
-        # transformers 5.23 renamed these; before, only the old names are there.
-        word = "activation" if hasattr(decoder, "activation_checkpointing_enable") else "gradient"
-        if enabled:
-            getattr(decoder, f"{word}_checkpointing_enable")({"use_reentrant": False})
-        else:
-            getattr(decoder, f"{word}_checkpointing_disable")()
+        checkpoint_activations(self.module.model.decoder, enabled)
 
 
 def _sampling(config: Any) -> GenerationSettings:

@@ -19,7 +19,7 @@ from transformers.models.speecht5.number_normalizer import EnglishNumberNormaliz
 from tunesmith.errors import UserError
 from tunesmith.families._parts import SequentialBundle, ends
 from tunesmith.families._tokens import Vocabulary
-from tunesmith.families._transformers import quiet
+from tunesmith.families._transformers import checkpoint_activations, quiet
 from tunesmith.families.speecht5 import hearing, speaker
 from tunesmith.families.speecht5.decode import speak, stepwise_difference
 from tunesmith.families.speecht5.loss import AFTER, ATTENTION, BEFORE, STOP, VOCODER, SpeechT5Loss
@@ -288,13 +288,7 @@ class SpeechT5Bundle(SequentialBundle):
             shutil.copyfile(ear, folder / hearing.FILE)
 
     def checkpoint_activations(self, enabled: bool) -> None:
-        model = self.module.model
-        # transformers 5.23 renamed these; before, only the old names are there.
-        word = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
-        if enabled:
-            getattr(model, f"{word}_checkpointing_enable")({"use_reentrant": False})
-        else:
-            getattr(model, f"{word}_checkpointing_disable")()
+        checkpoint_activations(self.module.model, enabled)
 
 
 def hash_of(vector: Tensor) -> str:
