@@ -70,8 +70,12 @@ class Blended:
     loss: Loss | None
 
 
-def low_rank(part: Part) -> tuple[dict[str, Any], Factors, State]:
+def low_rank(part: Part, *, flat: bool = False) -> tuple[dict[str, Any], Factors, State]:
     """An adapter's card, its changes as factors, and its tensors.
+
+    Args:
+        part: the adapter.
+        flat: take convolutions too, channels and kernel as one axis.
 
     Raises:
         UserError: it has no factors, with the reason and what to do instead.
@@ -92,7 +96,7 @@ def low_rank(part: Part) -> tuple[dict[str, Any], Factors, State]:
         )
     state = read_state(part.folder)
     try:
-        return card, method.factors(state, config), state
+        return card, method.factors(state, config, flat=flat), state
     except UserError as error:
         mend = error.mend.replace("ADAPTER", str(part.folder))
         raise UserError(f"{part.name}: {error.message}", mend) from None

@@ -38,7 +38,8 @@ SPEC = {
     },
 }
 
-_ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
+ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
+"""φ, by its name in the settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Config:
     dropout: float = 0.0
 
 
-def _sites(bundle: Bundle, config: Config) -> list[Site]:
+def sites(bundle: Bundle, config: Config) -> list[Site]:
     """The seams that get a bottleneck: those of the chosen roles that lead back into the stream."""
     roles = [role for role in config.roles if role in SPEC["roles"]]
     return [site for site in bundle.sites_of(roles) if site.output]
@@ -72,17 +73,17 @@ def check(bundle: Bundle, config: Config) -> list[Fault]:
         for role in config.roles
         if role not in SPEC["roles"]
     ]
-    if config.activation not in _ACTIVATIONS:
-        mend = did_you_mean(config.activation, _ACTIVATIONS)
+    if config.activation not in ACTIVATIONS:
+        mend = did_you_mean(config.activation, ACTIVATIONS)
         faults.append(Fault("method.activation", f"no activation '{config.activation}'", mend))
     if not 0 <= config.dropout < 1:
         faults.append(
             Fault("method.dropout", f"{config.dropout} is not in 0..1", "usual: 0 to 0.1")
         )
-    sites = _sites(bundle, config)
-    if not sites and not faults:
+    found = sites(bundle, config)
+    if not found and not faults:
         faults.append(Fault("method.roles", "no layer of this base is chosen", "leave roles out"))
-    smallest = min((site.width for site in sites), default=config.width)
+    smallest = min((site.width for site in found), default=config.width)
     if config.width < 1:
         faults.append(Fault("method.width", f"{config.width} is below 1", "usual: 8, 32, 128"))
     elif config.width > smallest:
@@ -99,7 +100,7 @@ def check(bundle: Bundle, config: Config) -> list[Fault]:
 def parameter_count(bundle: Bundle, config: Config) -> int:
     """Σ 2·w·d + w + d over the chosen sublayers."""
     width = config.width
-    return sum(2 * width * site.width + width + site.width for site in _sites(bundle, config))
+    return sum(2 * width * site.width + width + site.width for site in sites(bundle, config))
 
 
 def attach(bundle: Bundle, config: Config, seed: int | None = 0) -> BottleneckAdapter:
@@ -125,7 +126,7 @@ class Bottleneck(nn.Module):
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
         self.dropout = nn.Dropout(config.dropout)
-        self.activation = _ACTIVATIONS[config.activation]
+        self.activation = ACTIVATIONS[config.activation]
         self.strength = 1.0
 
     @property
@@ -162,7 +163,7 @@ class BottleneckAdapter(Adapter):
         self.config = config
         self._wrapped: dict[str, tuple[nn.Module, str, Bottleneck]] = {}
         with seeded(seed):
-            for site in _sites(bundle, config):
+            for site in sites(bundle, config):
                 place, _, last = site.output.rpartition(".")
                 holder = bundle.components[site.component].get_submodule(place)
                 layer = Bottleneck(getattr(holder, last), site.width, config, bundle.device)
@@ -211,6 +212,7 @@ class BottleneckAdapter(Adapter):
 
 
 __all__ = [
+    "ACTIVATIONS",
     "SPEC",
     "Bottleneck",
     "BottleneckAdapter",
@@ -218,4 +220,5 @@ __all__ = [
     "attach",
     "check",
     "parameter_count",
+    "sites",
 ]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tunesmith.errors import Fault, UserError, did_you_mean
 from tunesmith.families._bundle import Bundle
 from tunesmith.methods._adapter import Adapter, State, match_keys, seeded
+from tunesmith.methods._lora_linear import LoraLinear
 from tunesmith.methods._low_rank import Factors, padded
 from tunesmith.types import Site
 
@@ -233,8 +234,10 @@ class LoraAdapter(Adapter):
         self._quantized = bundle.quantized
         with seeded(seed):
             for component, paths in target_paths(bundle, config).items():
-                module = bundle.components[component]
-                self._tuners[component] = LoraModel(module, _lora_config(config, paths), _NAME)
+                module, told = bundle.components[component], _lora_config(config, paths)
+                if not bundle.quantized and not config.dora:
+                    told._register_custom_module({nn.Linear: LoraLinear})
+                self._tuners[component] = LoraModel(module, told, _NAME)
 
     def _layers(self) -> list[LoraLayer]:
         return [
@@ -314,11 +317,13 @@ def delta(state: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
     return found
 
 
-def factors(state: State, config: Config) -> Factors:
+def factors(state: State, config: Config, *, flat: bool = False) -> Factors:
     """``{"component/path": (A [r, k], s·B [d, r])}`` of an adapter, from its saved tensors.
 
+    ``flat`` takes convolutions too, with channels and kernel as one axis k.
+
     Raises:
-        UserError: a DoRA, whose change is no product of the two.
+        UserError: a DoRA, whose change is no product of the two; a convolution, unless ``flat``.
     """
     if config.dora:
         raise UserError(
@@ -331,12 +336,13 @@ def factors(state: State, config: Config) -> Factors:
             if name.endswith(_DOWN):
                 root = name.removesuffix(_DOWN)
                 path = root.removeprefix(f"{_PREFIX}model.")
-                if down.dim() != 2:
+                if down.dim() != 2 and not flat:
                     raise UserError(
                         f"{component}/{path} is a convolution: such adapters are not blended",
                         "merge it into its base: `tunesmith merge`",
                     )
-                found[f"{component}/{path}"] = (down, config.scale * tensors[f"{root}{_UP}"])
+                up = config.scale * tensors[f"{root}{_UP}"]
+                found[f"{component}/{path}"] = (down.flatten(1), up.flatten(1))
     return found
 
 

@@ -80,7 +80,7 @@ def _sites(bundle: Bundle, config: Config) -> list[Site]:
     return [site for site in bundle.sites_of(roles) if site.attention and site.heads]
 
 
-def _shapes(bundle: Bundle, config: Config) -> dict[str, tuple[int, int, int]]:
+def shapes(bundle: Bundle, config: Config) -> dict[str, tuple[int, int, int]]:
     """``[N, P, d]`` of each place's vectors, by ``component/path``."""
     if config.placement == "input":
         readers = bundle.sites_of(["cross_attention"]) if _reads_states(bundle) else []
@@ -156,11 +156,11 @@ def _reads_states(bundle: Bundle) -> bool:
 
 def parameter_count(bundle: Bundle, config: Config) -> int:
     """Σ N·P·d over the places; with an MLP its trunk and a head a place on top."""
-    shapes, width = _shapes(bundle, config).values(), config.mlp_width
-    total = sum(places * length * size for places, length, size in shapes)
+    found, width = shapes(bundle, config).values(), config.mlp_width
+    total = sum(places * length * size for places, length, size in found)
     if config.mlp:
         total += config.length * width + width * width + width
-        total += sum((width + 1) * places * size for places, _, size in shapes)
+        total += sum((width + 1) * places * size for places, _, size in found)
     return total
 
 
@@ -189,9 +189,9 @@ class PrefixAdapter(Adapter):
 
     def __init__(self, bundle: Bundle, config: Config, seed: int | None) -> None:
         self.config = config
-        shapes = _shapes(bundle, config)
+        wanted = shapes(bundle, config)
         self._places: dict[str, tuple[nn.Module, str]] = {}
-        for name in shapes:
+        for name in wanted:
             component, path = name.split("/", 1)
             inside = component != _INPUT
             holder = bundle.components[component].get_submodule(path) if inside else bundle.module
@@ -199,10 +199,10 @@ class PrefixAdapter(Adapter):
         self._trunk = None
         # Models draw from Python's in their forward pass (MusicGen's layer drop, even in evaluation).
         with own_generators(seed or 0), seeded(seed or 0):
-            start = self._start(bundle, shapes, seed)
+            start = self._start(bundle, wanted, seed)
             if config.mlp and seed is not None:
                 self._trunk = Trunk(config.length, config.mlp_width, bundle.device)
-            self._vectors = {name: Vectors(start[name], self._trunk) for name in shapes}
+            self._vectors = {name: Vectors(start[name], self._trunk) for name in wanted}
         self._joined: list[JoinedKeys | JoinedStates] = []
         for name, (holder, child) in self._places.items():
             kind = JoinedKeys if child == _KEYS else JoinedStates
@@ -350,4 +350,4 @@ def _of_length(values: Tensor, length: int) -> Tensor:
     return tiled
 
 
-__all__ = ["SPEC", "Config", "PrefixAdapter", "attach", "check", "parameter_count"]
+__all__ = ["SPEC", "Config", "PrefixAdapter", "attach", "check", "parameter_count", "shapes"]

@@ -162,6 +162,20 @@ def _start(table: Any, ids: list[int], token: str, vectors: int) -> Tensor:
     return rows.mean(dim=0) + _SPREAD * rows.square().mean().sqrt() * noise
 
 
+def starts(bundle: Bundle, config: Config, table: nn.Module) -> dict[str, Tensor]:
+    """What each token begins as, ``{token: [vectors, d]}``, and is at strength 0.
+
+    Args:
+        bundle: the base.
+        config: settings.
+        table: the base's own embedding.
+    """
+    return {
+        token: _start(table, _word_ids(bundle, word), token, config.vectors)
+        for token, word in zip(config.tokens, config.words, strict=True)
+    }
+
+
 class TextualInversionAdapter(Adapter):
     """The tokens' vectors, in a module around the embedding that answers for their ids."""
 
@@ -178,11 +192,7 @@ class TextualInversionAdapter(Adapter):
                 f"the base already reads trained tokens ({', '.join(self._plain.tokens)})",
                 "detach that adapter first, or train all tokens in one",
             )
-        start = {
-            token: _start(self._plain, _word_ids(bundle, word), token, config.vectors)
-            for token, word in zip(config.tokens, config.words, strict=True)
-        }
-        self._rows: TokenRows | None = TokenRows(self._plain, start)
+        self._rows: TokenRows | None = TokenRows(self._plain, starts(bundle, config, self._plain))
         self._in_use = False
         self._use(True)
 
@@ -269,4 +279,12 @@ class TextualInversionAdapter(Adapter):
         self._rows = None
 
 
-__all__ = ["SPEC", "Config", "TextualInversionAdapter", "attach", "check", "parameter_count"]
+__all__ = [
+    "SPEC",
+    "Config",
+    "TextualInversionAdapter",
+    "attach",
+    "check",
+    "parameter_count",
+    "starts",
+]

@@ -115,14 +115,14 @@ class StableAudio3Bundle(LatentBundle):
         encoder = self.module.text_encoder
         was_training = encoder.training
         encoder.eval()
-        found = []
-        for caption in captions:
+        found: dict[str, Mapping[str, Tensor]] = {}
+        for caption in dict.fromkeys(captions):  # the empty one of guidance is there for each row
             text = self._padded(self._words.ids(caption))
             ids, present = (text[name][None].to(self.device) for name in ("ids", "present"))
             states = encoder(ids, attention_mask=present)[0][0].float().cpu()
-            found.append({**text, "states": states})
+            found[caption] = {**text, "states": states}
         encoder.train(was_training)
-        return found
+        return [found[caption] for caption in captions]
 
     def _padded(self, ids: list[int]) -> dict[str, Tensor]:
         """Ids filled up to the length that the pipeline has always, on the tokenizer's side."""
@@ -232,12 +232,13 @@ class StableAudio3Bundle(LatentBundle):
         should_stop: Callable[[], int],
     ) -> list[Tensor]:
         with self._evaluating():
-            *texts, nothing = self.encode_text([*prompts, ""])
+            # Of each row its own, though all are alike: what serves rows may read them differently.
+            texts = self.encode_text([*prompts, *[""] * len(prompts)])
             whole = sample(
                 self.module,
                 self.scheduler,
-                _stacked(texts),
-                _stacked([nothing] * len(prompts)),
+                _stacked(texts[: len(prompts)]),
+                _stacked(texts[len(prompts) :]),
                 duration_s,
                 frames,
                 seeds,
