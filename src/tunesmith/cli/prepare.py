@@ -17,7 +17,12 @@ _SHOWN = 10  # rejections and warnings printed; all of them stand in the data se
 
 
 def prepare(
-    src: Annotated[Path, typer.Argument(help="A folder of recordings, or one recording.")],
+    src: Annotated[
+        str,
+        typer.Argument(
+            help="A folder of recordings, or one; also s3://, gs://, hf:// ... (fsspec)."
+        ),
+    ],
     dest: Annotated[Path, typer.Argument(help="The data set: a folder to make.")],
     base: Annotated[
         str | None,
@@ -106,6 +111,13 @@ def prepare(
     ] = "",
     seed: Annotated[int, typer.Option(help="Of the division into train and valid.")] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes; else as many as pay.")] = None,
+    engine: Annotated[
+        str,
+        typer.Option(help="Where the work is done: local, or ray for a cluster; the same rows."),
+    ] = "local",
+    encode: Annotated[
+        bool, typer.Option("--encode", help="Encode the clips for --base now, not when training.")
+    ] = False,
 ) -> None:
     """Cut recordings into screened, captioned clips that can be trained on.
 
@@ -119,7 +131,10 @@ def prepare(
     speakers; texts are what is said, from the same files or from --asr.
     """
     from tunesmith.data import prepare as run
+    from tunesmith.errors import UserError
 
+    if encode and base is None:
+        raise UserError("--encode needs to know for which base", "give --base")
     base_max_s: float | None = None
     if base is not None:
         from tunesmith.families import base_limits
@@ -159,9 +174,22 @@ def prepare(
             seed=seed,
             rights=rights,
             workers=workers,
+            engine=engine,
             on_progress=on_progress,
             should_stop=should_stop,
         )
+        if encode and base is not None:
+            from tunesmith.data.encode_ahead import encode_ahead
+            from tunesmith.data.stages import Progress
+
+            encode_ahead(
+                dest,
+                base,
+                engine=engine,
+                workers=workers,
+                on_progress=lambda done, total: on_progress(Progress("encoding", done, total, "")),
+                should_stop=should_stop,
+            )
     for line in report(summary, dest, base):
         typer.echo(line)
 

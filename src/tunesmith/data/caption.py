@@ -100,10 +100,10 @@ class Captions:
         self._odd: dict[str, list[str]] = defaultdict(list)  # by column: what says nothing
         self.warnings: list[str] = []
 
-    def of(self, source: Source) -> Caption:
-        """The caption of one recording; never fails."""
+    def of(self, source: Source, inside: tags.Tags | None = None) -> Caption:
+        """The caption of one recording; never fails. ``inside`` are its tags, if they are known."""
         row = self._row(source)
-        inside = tags.read(source.path)
+        inside = tags.read(source.path) if inside is None else inside
         beside = self._json(source)
         extra: dict[str, Any] = {}
         given = {} if row is None else extras(row.columns)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -148,6 +149,17 @@ def details_of(clip: Clip, bundle: Bundle) -> Details:
     return said
 
 
+def open_frozen(name: str) -> Bundle:
+    """A base by name, on the best device here, for its codec and text encoder alone.
+
+    Raises:
+        UserError: there is no such base.
+    """
+    from tunesmith.families import find_base, load
+
+    return load(find_base(name), device="cuda" if torch.cuda.is_available() else "cpu")
+
+
 def encode(
     clips: Sequence[Clip],
     bundle: Bundle,
@@ -217,4 +229,4 @@ def encode(
     return EncodedClips(entries, lengths, most)
 
 
-__all__ = ["EncodedClips", "cache_folder", "details_of", "encode", "read_audio"]
+__all__ = ["EncodedClips", "cache_folder", "details_of", "encode", "open_frozen", "read_audio"]

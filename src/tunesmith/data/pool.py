@@ -16,12 +16,15 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tunesmith.data.cut import CutRecord, CutSettings, cut
+from tunesmith.data.remote import at_hand
+from tunesmith.data.sources import Source
 from tunesmith.errors import ResourceError, UserError
 
 _POLL_S = 0.2
@@ -36,14 +39,14 @@ class Job:
     """One recording to cut.
 
     Attributes:
-        path: the recording.
+        source: the recording.
+        sha256: of its content.
         folder: its staging folder.
-        size_bytes: of the recording; the unit of progress.
     """
 
-    path: Path
+    source: Source
+    sha256: str
     folder: Path
-    size_bytes: int
 
 
 def how_many(jobs: Sequence[Job], workers: int | None) -> int:
@@ -51,7 +54,7 @@ def how_many(jobs: Sequence[Job], workers: int | None) -> int:
     if workers is not None:
         return min(workers, len(jobs))
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    pays = 1 + sum(job.size_bytes for job in jobs) // _BYTES_PER_WORKER
+    pays = 1 + sum(job.source.size_bytes for job in jobs) // _BYTES_PER_WORKER
     return max(1, min(len(jobs), usable or 1, pays, 16))
 
 
@@ -102,7 +105,8 @@ def _here(
 
     def work() -> None:
         try:
-            news.put((1.0, cut(job.path, job.folder, settings, on_clip)))
+            with at_hand(job.source, job.sha256) as path:
+                news.put((1.0, cut(path, job.folder, settings, on_clip)))
         except BaseException as error:
             news.put((0.0, error))
 
@@ -133,7 +137,7 @@ class _Pool:
         self._closing = False
         self._news: queue.Queue[tuple[int, float, CutRecord | BaseException | None]] = queue.Queue()
         self._threads: list[threading.Thread] = []
-        self._workers: list[subprocess.Popen[str]] = []
+        self._workers: list[Worker] = []
 
     def start(self, workers: int) -> None:
         for _ in range(workers):
@@ -158,13 +162,13 @@ class _Pool:
         with self._lock:
             self._closing = True
             for worker in self._workers:
-                worker.kill()  # staged files are whole or not there, so this loses nothing
+                worker.kill()
         for thread in self._threads:
             thread.join()
 
     def _attend(self) -> None:
         """Feeds one worker, and starts another when a recording has killed it."""
-        worker: subprocess.Popen[str] | None = None
+        worker: Worker | None = None
         try:
             while True:
                 with self._lock:
@@ -172,57 +176,95 @@ class _Pool:
                     if index is None:
                         return
                     if worker is None:
-                        worker = _worker(self._lock_file)
+                        worker = Worker(self._settings, self._lock_file)
                         self._workers.append(worker)
-                if not self._one(worker, index):
-                    worker = self._buried(worker, index)
+                job = self._jobs[index]
+                with at_hand(job.source, job.sha256) as path:
+                    record = worker.cut(path, job.folder, partial(self._told, index))
+                if record is None:
+                    record, closing = worker.post_mortem(), self._forget(worker)
+                    worker = None
+                    if closing:
+                        return
+                self._news.put((index, 1.0, record))
         except BaseException as error:
             self._news.put((-1, 0.0, error))
         finally:
             if worker is not None:
-                self._buried(worker, None)
+                worker.close()
+                self._forget(worker)
 
-    def _one(self, worker: subprocess.Popen[str], index: int) -> bool:
-        job = self._jobs[index]
-        assert worker.stdin is not None and worker.stdout is not None
-        order = {
-            "path": str(job.path),
-            "folder": str(job.folder),
-            "settings": self._settings.to_json(),
-        }
+    def _told(self, index: int, share: float) -> None:
+        self._news.put((index, share, None))
+
+    def _forget(self, worker: Worker) -> bool:
+        """Takes a worker that has ended off the list; whether the pool is closing."""
+        with self._lock:
+            self._workers.remove(worker)
+            return self._closing
+
+
+class Worker:
+    """A child process that cuts one recording after another.
+
+    Args:
+        settings: how to cut.
+        lock: as for :func:`cut_all`.
+    """
+
+    def __init__(self, settings: CutSettings, lock: int = -1) -> None:
+        self._settings = settings
+        self._process = _worker(lock)
+
+    def cut(
+        self, path: Path, folder: Path, on_share: Callable[[float], None] = lambda share: None
+    ) -> CutRecord | None:
+        """Cuts ``path`` into ``folder``; ``None`` if the process ended over it.
+
+        Errors: those of :func:`tunesmith.data.cut.cut`; RuntimeError with the worker's traceback for
+        any other.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None
+        order = {"path": str(path), "folder": str(folder), "settings": self._settings.to_json()}
         try:
-            worker.stdin.write(json.dumps(order) + "\n")
-            worker.stdin.flush()
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
         except OSError:
-            return False
-        for line in worker.stdout:
+            return None
+        for line in self._process.stdout:
             answer: dict[str, Any] = json.loads(line)
             if "share" in answer:
-                self._news.put((index, answer["share"], None))
+                on_share(answer["share"])
             elif "record" in answer:
-                self._news.put((index, 1.0, CutRecord.from_json(answer["record"])))
-                return True
+                return CutRecord.from_json(answer["record"])
             else:
                 kinds = {"UserError": UserError, "ResourceError": ResourceError}
                 kind = kinds.get(answer["error"])
                 if kind is None:
                     raise RuntimeError(answer["message"])
                 raise kind(answer["message"], answer["mend"])
-        return False
+        return None
 
-    def _buried(self, worker: subprocess.Popen[str], index: int | None) -> None:
-        assert worker.stdin is not None and worker.stdout is not None
+    def post_mortem(self) -> CutRecord:
+        """What to note of the recording that it ended over."""
+        # No record on disk: another run may have more memory, or a mended decoder.
+        code = self.close()
+        return CutRecord.unusable(
+            f"the decoder crashed on it (exit code {code}): convert it to wav"
+        )
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        self._process.kill()  # staged files are whole or not there, so this loses nothing
+
+    def close(self) -> int:
+        """Lets it end; its exit code."""
+        assert self._process.stdin is not None and self._process.stdout is not None
         with contextlib.suppress(OSError):
-            worker.stdin.close()
-        code = worker.wait()
-        worker.stdout.close()
-        with self._lock:
-            self._workers.remove(worker)
-            closing = self._closing
-        if index is not None and not closing:
-            # No record on disk: another run may have more memory, or a mended decoder.
-            reason = f"the decoder crashed on it (exit code {code}): convert it to wav"
-            self._news.put((index, 1.0, CutRecord.unusable(reason)))
+            self._process.stdin.close()
+        code = self._process.wait()
+        self._process.stdout.close()
+        return code
 
 
 def _worker(lock: int) -> subprocess.Popen[str]:

@@ -9,46 +9,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunesmith.data import audiofolder, reuse
+from tunesmith.data import audiofolder, reuse, stages
 from tunesmith.data import voice as voices
 from tunesmith.data.assemble import Found, Parts, assemble
 from tunesmith.data.caption import Caption, Captions
-from tunesmith.data.cut import PIPELINE, CutRecord, CutSettings, read_record
+from tunesmith.data.cut import PIPELINE
+from tunesmith.data.engines import open_engine
 from tunesmith.data.load import is_intact
-from tunesmith.data.pool import Job, cut_all, how_many
-from tunesmith.data.screen import SAME_FILE, Screened, screen
+from tunesmith.data.remote import find_remote, is_url
+from tunesmith.data.screen import screen
 from tunesmith.data.settings import Settings, check_settings
-from tunesmith.data.sources import Rejection, Source, file_sha256, find_recordings
-from tunesmith.data.split import SplitPlan, split_groups
+from tunesmith.data.sources import Rejection, Source, find_recordings
+from tunesmith.data.split import split_groups
+from tunesmith.data.stages import Progress, Work
 from tunesmith.data.staging import Staging
 from tunesmith.data.summary import PreparedSummary, summarise
-from tunesmith.data.tell import FALLBACK, tell
-from tunesmith.errors import Stopped, UserError
+from tunesmith.data.tell import FALLBACK
+from tunesmith.errors import UserError
 
 if TYPE_CHECKING:
     from tunesmith.captioners import Captioner
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        stage: ``reading`` (hashing the recordings), ``cutting``, ``captioning``, or of voices ``telling
-            voices apart`` and ``writing down``.
-        done, total: bytes of recordings; recordings while captioning, clips of voices.
-        item: the recording at hand.
-    """
-
-    stage: str
-    done: float
-    total: float
-    item: str
 
 
 def prepare(
@@ -77,13 +64,14 @@ def prepare(
     seed: int = 0,
     rights: str = "",
     workers: int | None = None,
+    engine: str = "local",
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], int] = lambda: 0,
 ) -> PreparedSummary:
     """Turns recordings into a data set that training reads, and `datasets` too.
 
     Args:
-        src: a folder of recordings, or one.
+        src: a folder of recordings, or one; also a URL that fsspec opens (:mod:`tunesmith.data.remote`).
         dest: folder to make. One that :func:`prepare` made before is rebuilt if anything differs.
         sample_rate_hz, channels: of the clips; ``None`` keeps each recording's own.
         min_s, max_s: bounds of a clip's length in seconds; 10 and 30, and 1 and 12 of a voice.
@@ -108,6 +96,7 @@ def prepare(
         seed: of the division into train and valid.
         rights: what you may do with the recordings; kept in ``dataset.json``.
         workers: processes; 0 works in this one, ``None`` takes what pays.
+        engine: ``local``, or ``ray`` for a cluster; the data set is the same.
         on_progress: called now and then.
         should_stop: polled between clips; a signal's number ends the run.
 
@@ -115,7 +104,6 @@ def prepare(
     recordings are listed in ``rejected.jsonl`` instead. :class:`~tunesmith.errors.Stopped` when
     asked to stop: running again goes on.
     """
-    source_root, dest = Path(src), Path(dest)
     settings, notes = check_settings(
         sample_rate_hz=sample_rate_hz,
         channels=channels,
@@ -141,20 +129,42 @@ def prepare(
     )
     if workers is not None and workers < 0:
         raise UserError(f"{workers} workers make no sense", "give 0 or more")
-    report = on_progress or (lambda progress: None)
-    dest = _destination(source_root, dest)
-    sources, refused = find_recordings(source_root, skip=[dest])
-    if not sources:
-        reason = f" ({refused[0].file}: {refused[0].reason})" if refused else ""
-        raise UserError(
-            f"no recordings in {source_root}{reason}",
-            "wav, flac, ogg, mp3 and aiff are read, and with ffmpeg m4a, video and more",
-        )
-    # What is said is held against what a recogniser hears; the trigger is no part of it.
-    captions = Captions(source_root, caption, None if voice else trigger)
-    found = _read(sources, captions, refused, report, should_stop)
-    listener = _listener(settings, found)
-    ears = voices.open_ears(settings, found) if settings.voice else None
+    dest = _destination(src, dest)
+    with ExitStack() as held:
+        place = Path(src)
+        if is_url(src):
+            place = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="tunesmith-")))
+            sources, refused = find_remote(str(src), place)
+        else:
+            sources, refused = find_recordings(place, skip=[dest])
+        if not sources:
+            reason = f" ({refused[0].file}: {refused[0].reason})" if refused else ""
+            raise UserError(
+                f"no recordings in {src}{reason}",
+                "wav, flac, ogg, mp3 and aiff are read, and with ffmpeg m4a, video and more",
+            )
+        opened = held.enter_context(closing(open_engine(engine, workers)))
+        work = Work(opened, on_progress or (lambda progress: None), should_stop)
+        # What is said is held against what a recogniser hears; the trigger is no part of it.
+        captions = Captions(place, caption, None if voice else trigger)
+        spoken = Captions(place, None, trigger) if voice else None
+        return _prepared(work, dest, sources, refused, settings, notes, captions, spoken)
+
+
+def _prepared(
+    work: Work,
+    dest: Path,
+    sources: Sequence[Source],
+    refused: list[Rejection],
+    settings: Settings,
+    notes: Sequence[str],
+    captions: Captions,
+    spoken: Captions | None,
+) -> PreparedSummary:
+    """The data set of these recordings; ``spoken`` puts the trigger before what a voice says."""
+    found = stages.read(work, sources, captions, refused)
+    listener = stages.open_listener(work.engine, settings, found)
+    ears = voices.open_ears(settings, found) if spoken else None
     # Part of the fingerprint, or a caption that is lost to a wrong letter would be lost in silence.
     heeded = [*captions.warnings, *captions.unused(sources)]
     fingerprint = _fingerprint(settings, found, refused, heeded, ears or listener)
@@ -166,35 +176,28 @@ def prepare(
             return summarise(dest, unchanged=True)
         keys = [settings.cut.key(item.sha256) for item in found]
         reuse.restore(dest, staging.path, keys)
-        records = _cut(found, staging, settings.cut, workers, report, should_stop)
+        records = stages.cut(work, found, staging, settings)
         names = {item.sha256: item.source.name for item in found}
         screened = screen(records, names, settings.cut.keep)
         heard: voices.Heard | None = None
-        if ears is not None:
-            tongue = Captions(source_root, None, trigger)
+        if ears is not None and spoken is not None:
             heard = voices.hear(
-                ears,
-                found,
-                records,
-                screened,
-                staging,
-                settings,
-                tongue,
-                _following(report, should_stop),
+                ears, found, records, screened, staging, settings, spoken, work.follow
             )
             screened = heard.screened
         lengths = {
             sha256: [one.clip.duration_s for one in screened.kept[sha256]] for sha256 in names
         }
-        plan = split_groups(lengths, screened.group, valid_share, seed)
-        told = (
-            _tell(found, screened, plan, staging, settings, captions, listener, report, should_stop)
-            if heard is None
-            else heard.told
-        )
-        unnamed = _unnamed(found, told) if heard is None else heard.warnings
+        plan = split_groups(lengths, screened.group, settings.valid_share, settings.seed)
+        if heard is None:
+            told: Mapping[str, Mapping[str, Caption]] = stages.tell(
+                work, found, screened, plan, staging, settings, captions, listener
+            )
+            unnamed: Sequence[str] = _unnamed(found, told)
+        else:
+            told, unnamed = heard.told, heard.warnings
         warnings = [*notes, *heeded, *unnamed, *plan.warnings]
-        _poll(should_stop, "the clips are kept; run again to finish")
+        work.poll("the clips are kept; run again to finish")
         facts = {} if heard is None else heard.facts
         parts = Parts(found, records, screened, plan, told, refused, warnings, facts)
         assemble(staging, parts, settings, fingerprint)
@@ -203,78 +206,16 @@ def prepare(
     return summarise(dest)
 
 
-def _read(
-    sources: Sequence[Source],
-    captions: Captions,
-    refused: list[Rejection],
-    report: Callable[[Progress], None],
-    should_stop: Callable[[], int],
-) -> list[Found]:
-    """Hashes and captions of the recordings, each content once."""
-    found: list[Found] = []
-    first_with: dict[str, str] = {}
-    total, done = float(sum(source.size_bytes for source in sources)), 0.0
-    for source in sources:
-        _poll(should_stop, "nothing has been written yet; run again to start over")
-        report(Progress("reading", done, total, source.name))
-        done += source.size_bytes
-        try:
-            sha256 = file_sha256(source.path)
-        except OSError as error:
-            refused.append(Rejection(source.name, 0.0, f"cannot be read: {error.strerror}"))
-            continue
-        if sha256 in first_with:
-            # Twice the weight in training, or a leak into validation: neither is wanted.
-            reason = f"the same file as {first_with[sha256]}"
-            refused.append(Rejection(source.name, 0.0, reason, SAME_FILE, 100.0, "%"))
-            continue
-        first_with[sha256] = source.name
-        found.append(Found(source, sha256, captions.of(source)))
-    return found
-
-
-def _listener(settings: Settings, found: Sequence[Found]) -> Captioner | None:
-    """The captioning model, if one was named and is needed."""
-    if not settings.captioner or all(item.caption.source != FALLBACK for item in found):
-        return None
-    from tunesmith.captioners import open_captioner
-
-    return open_captioner(settings.captioner)
-
-
-def _tell(
-    found: Sequence[Found],
-    screened: Screened,
-    plan: SplitPlan,
-    staging: Staging,
-    settings: Settings,
-    captions: Captions,
-    listener: Captioner | None,
-    report: Callable[[Progress], None],
-    should_stop: Callable[[], int],
-) -> dict[str, dict[str, Caption]]:
-    """Captions of every clip that has a side, by recording and staged file."""
-    told = {}
-    for number, item in enumerate(found):
-        if listener is not None:
-            report(Progress("captioning", number, len(found), item.source.name))
-        sides = zip(screened.kept[item.sha256], plan.sides[item.sha256], strict=True)
-        told[item.sha256] = tell(
-            item.caption,
-            [kept for kept, side in sides if side is not None],
-            staging.path / settings.cut.key(item.sha256),
-            captions,
-            listener,
-            lambda: _poll(should_stop, "clips and captions are kept; run again to go on"),
+def _destination(src: str | Path, dest: str | Path) -> Path:
+    if is_url(dest):
+        raise UserError(
+            f"{dest} is not a folder here",
+            "make the data set in a folder, which other machines may share",
         )
-    return told
-
-
-def _destination(src: Path, dest: Path) -> Path:
     # A link to a folder on another disk: the work is staged there, not beside the link.
-    real = dest.resolve()
-    source = src.resolve()
-    if real == source or real in source.parents:
+    real = Path(dest).resolve()
+    source = None if is_url(src) else Path(src).resolve()
+    if source is not None and (real == source or real in source.parents):
         raise UserError(
             f"{dest} would replace the recordings in {src}",
             "choose another folder for the data set",
@@ -282,12 +223,6 @@ def _destination(src: Path, dest: Path) -> Path:
     if not real.name:
         raise UserError(f"{dest} cannot be a data set", "choose a folder with a name")
     return real
-
-
-def _poll(should_stop: Callable[[], int], state: str) -> None:
-    signal_number = int(should_stop() or 0)
-    if signal_number:
-        raise Stopped(signal_number, f"stopped: {state}")
 
 
 def _fingerprint(
@@ -313,16 +248,6 @@ def _fingerprint(
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _following(
-    report: Callable[[Progress], None], should_stop: Callable[[], int]
-) -> Callable[[str, int, int, str], None]:
-    def follow(stage: str, done: int, total: int, item: str) -> None:
-        _poll(should_stop, "clips and texts are kept; run again to go on")
-        report(Progress(stage, done, total, item))
-
-    return follow
-
-
 def _unnamed(found: Sequence[Found], told: Mapping[str, Mapping[str, Caption]]) -> list[str]:
     """The lines about recordings that were used and have no caption of their own."""
     used = [(item.source.name, [*told[item.sha256].values()]) for item in found]
@@ -344,45 +269,3 @@ def _unnamed(found: Sequence[Found], told: Mapping[str, Mapping[str, Caption]]) 
 def _stands(dest: Path, fingerprint: str) -> bool:
     described = audiofolder.describe(dest)
     return described is not None and described.get("fingerprint") == fingerprint and is_intact(dest)
-
-
-def _cut(
-    found: list[Found],
-    staging: Staging,
-    settings: CutSettings,
-    workers: int | None,
-    report: Callable[[Progress], None],
-    should_stop: Callable[[], int],
-) -> dict[str, CutRecord]:
-    """The records of all recordings, those of an earlier run included; keyed by content."""
-    total = float(sum(f.source.size_bytes for f in found))
-    records: dict[str, CutRecord] = {}
-    todo: list[Found] = []
-    done = 0.0
-    for item in found:
-        record = read_record(staging.path / settings.key(item.sha256))
-        if record is None:
-            todo.append(item)
-        else:
-            records[item.sha256] = record
-            done += item.source.size_bytes
-    jobs = [
-        Job(f.source.path, staging.path / settings.key(f.sha256), f.source.size_bytes) for f in todo
-    ]
-    state = "finished recordings are kept; run again to go on"
-    _poll(should_stop, state)
-    parts: dict[int, float] = {}
-    results = cut_all(jobs, settings, how_many(jobs, workers), staging.lock)
-    try:
-        for index, share, record in results:
-            if index >= 0:
-                parts[index] = share * jobs[index].size_bytes
-                at = done + sum(parts.values())
-                report(Progress("cutting", at, total, todo[index].source.name))
-                if record is not None:
-                    records[todo[index].sha256] = record
-                    done += parts.pop(index) if share == 1.0 else 0.0
-            _poll(should_stop, state)
-    finally:
-        results.close()
-    return records

@@ -39,19 +39,36 @@ _KINDS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Remote:
+    """Where a recording is that has to be fetched (:mod:`tunesmith.data.remote`).
+
+    Attributes:
+        url: of the folder that is prepared; opens the file system.
+        path: of the recording in that file system.
+        version: changes when its content does; empty where nobody tells.
+    """
+
+    url: str
+    path: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """A file that looks like a recording.
 
     Attributes:
-        path: where it is.
+        path: where it is; of one that has to be fetched, where its sidecars are.
         name: path relative to the folder that was searched, with ``/``, control characters
             escaped: its name in every report.
         size_bytes: length of the file.
+        remote: where to fetch it; ``None`` if it is on a disk here.
     """
 
     path: Path
     name: str
     size_bytes: int
+    remote: Remote | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +113,7 @@ def find_recordings(src: Path, skip: Collection[Path] = ()) -> tuple[list[Source
     if src.is_file():
         _take(src, src.name, found, rejected)
         if not found and not rejected:
-            raise UserError(f"{src} is no recording by its name", f"known: {_known()}")
+            raise UserError(f"{src} is no recording by its name", f"known: {known()}")
         return found, rejected
     seen: set[Path] = set()
     skipped = {Path(path).resolve() for path in skip}
@@ -139,14 +156,13 @@ def find_recordings(src: Path, skip: Collection[Path] = ()) -> tuple[list[Source
 
 
 def _take(path: Path, name: str, found: list[Source], rejected: list[Rejection]) -> None:
-    suffix = path.suffix.lower()
-    if suffix not in READABLE and suffix not in ffmpeg.SUFFIXES and suffix not in NOT_TAKEN:
+    if not looks_like_one(path):
         return
     size_bytes = 0
     try:
         status = path.stat()
         size_bytes = status.st_size
-        reason = _against(path, suffix, status)
+        reason = _against(path, status)
     except OSError as error:
         broken = path.is_symlink() and isinstance(error, FileNotFoundError)
         reason = "is a link that leads nowhere" if broken else _unopened(error)
@@ -156,12 +172,16 @@ def _take(path: Path, name: str, found: list[Source], rejected: list[Rejection])
         found.append(Source(path, shown(name), size_bytes))
 
 
-def _against(path: Path, suffix: str, status: os.stat_result) -> str:
-    """Why a file cannot be taken, as far as that shows before it is decoded; empty if it can."""
-    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-        kind = next((what for is_kind, what in _KINDS if is_kind(status.st_mode)), "something else")
-        return f"is {kind}, not a regular file"
-    if status.st_size == 0:
+def looks_like_one(path: Path) -> bool:
+    """Whether a file has the name of a recording, taken or not."""
+    suffix = path.suffix.lower()
+    return suffix in READABLE or suffix in ffmpeg.SUFFIXES or suffix in NOT_TAKEN
+
+
+def unfit(path: Path, size_bytes: int) -> str:
+    """Why a file cannot be taken, by its name and length; empty if it can."""
+    suffix = path.suffix.lower()
+    if size_bytes == 0:
         return "is empty (0 bytes)"
     if suffix in NOT_TAKEN:
         return f"{suffix} {NOT_TAKEN[suffix]}"
@@ -171,6 +191,16 @@ def _against(path: Path, suffix: str, status: os.stat_result) -> str:
         str(path).encode()
     except UnicodeEncodeError:
         return "its name is not valid UTF-8: rename it"
+    return ""
+
+
+def _against(path: Path, status: os.stat_result) -> str:
+    """Why a file cannot be taken, as far as that shows before it is decoded; empty if it can."""
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        kind = next((what for is_kind, what in _KINDS if is_kind(status.st_mode)), "something else")
+        return f"is {kind}, not a regular file"
+    if reason := unfit(path, status.st_size):
+        return reason
     with open(path, "rb"):  # whether its rights allow that, only trying tells
         return ""
 
@@ -192,7 +222,8 @@ def _breaks(character: str) -> bool:
     return turns or unicodedata.category(character) in ("Cc", "Zl", "Zp")
 
 
-def _known() -> str:
+def known() -> str:
+    """The endings of names that are taken."""
     return " ".join(sorted(READABLE | ffmpeg.SUFFIXES))
 
 

@@ -216,6 +216,43 @@ def compute(
     )
 
 
+def paired_p_value(
+    reference: Clips, one: Clips, other: Clips, *, seed: int = 0, permutations: int = 1000
+) -> float:
+    """Whether two models' KADs to the same recordings differ by more than chance; two-sided.
+
+    Take i of both is of one prompt and seed. If they were equally near, which take is whose would be
+    anyone's guess: the test of :func:`compute` with one model in the base's place.
+
+    Args:
+        reference: M ≥ 2 held-out recordings.
+        one, other: N ≥ 3 takes of each model.
+        seed: of the relabellings.
+        permutations: relabellings, at least 1.
+
+    Raises:
+        UserError: too few clips, unequal numbers, NaN, different widths, or a reference whose windows
+            are all alike.
+    """
+    n = len(one)
+    if len(other) != n or n < 3 or len(reference) < 2 or permutations < 1 or 2 * n > _LARGEST:
+        raise UserError(
+            f"gap: cannot compare {n} and {len(other)} takes with {len(reference)} clips",
+            "give both models the same prompts and seeds, 3 or more",
+        )
+    real, *takes = (_rows(clips, "clips") for clips in (reference, one, other))
+    centre = real[0].mean(axis=0)
+    real, *takes = ((rows - centre, starts) for rows, starts in (real, *takes))
+    sigma = median_distance(real[0])
+    if not (np.isfinite(sigma) and sigma > 0):
+        raise UserError(
+            f"gap: the kernel's bandwidth is {sigma:g}", "the held-out clips must differ"
+        )
+    near = np.concatenate([_between(real, rows, sigma).mean(axis=0) for rows in takes])
+    among = np.block([[_between(a, b, sigma) for b in takes] for a in takes])
+    return _p_value(among, near, 2, permutations, seed)
+
+
 def _rows(clips: Clips, name: str) -> tuple[np.ndarray, np.ndarray]:
     """All windows ``[R, D]``, and where each clip begins ``[N]``."""
     parts = [embeddings(clip, name, at_least=1) for clip in clips]

@@ -26,6 +26,7 @@ from typing import Any
 
 from tunesmith import errors
 from tunesmith.errors import Stopped, UserError
+from tunesmith.training import launch
 from tunesmith.training.signals import StopFlag
 
 OnEvent = Callable[[str, Mapping[str, Any]], None]
@@ -50,7 +51,7 @@ class Job:
 
 
 def run_jobs(
-    jobs: Sequence[Job], *, workers: int, stop: StopFlag, on_event: OnEvent
+    jobs: Sequence[Job], *, workers: int, stop: StopFlag, on_event: OnEvent, apart: bool = False
 ) -> dict[str, Any]:
     """Run all jobs, in their order as far as ``after`` allows.
 
@@ -59,6 +60,7 @@ def run_jobs(
         workers: processes; 1 runs all jobs in this process, with all its threads.
         stop: raising it stops every job as the job itself sees fit.
         on_event: told what happens in all of them, one at a time.
+        apart: give a single worker a process of its own too.
 
     Returns:
         What each job returned, by its name.
@@ -68,11 +70,12 @@ def run_jobs(
         Stopped: a stop was asked for.
         RuntimeError: a job failed by a fault of its own, with its traceback.
     """
-    if workers <= 1:
+    if workers <= 1 and not apart:
         return {
             job.name: _call(job.call, job.arguments, stop, _told(on_event, job.name))
             for job in jobs
         }
+    workers = max(1, workers)
     threads = max(1, len(os.sched_getaffinity(0)) // workers)
     crew = _Crew(jobs, on_event)
     hands = [_Hand(crew, threads) for _ in range(min(workers, len(jobs)))]
@@ -146,6 +149,10 @@ class _Hand:
         self._crew = crew
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # torch takes its number from them
         environment = os.environ | dict.fromkeys(names, str(threads))
+        for name in launch.NAMES:
+            environment.pop(
+                name, None
+            )  # a worker is one process on its own, whoever started its parent
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tunesmith.training.workers"],
             stdin=subprocess.PIPE,
