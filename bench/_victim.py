@@ -114,7 +114,7 @@ def main() -> None:
         die_while_writing(stage, int(count))
     notes.watch(tunesmith.data, "prepare", "prepare")
     notes.watch(run, "load_base", "load")
-    notes.watch(run, "_encode", "encode")
+    notes.watch(run, "encode_sides", "encode")
     notes.watch(Loop, "_validate", "validate")
     notes.watch(Loop, "_step", "step")
     notes.watch(Loop, "save", "checkpoint")

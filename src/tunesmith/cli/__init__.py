@@ -22,8 +22,12 @@ from tunesmith.cli.plan import plan
 from tunesmith.cli.prepare import prepare
 from tunesmith.cli.push import push
 from tunesmith.cli.selftest import selftest
+from tunesmith.cli.serve import serve
+from tunesmith.cli.studio import studio
+from tunesmith.cli.sweep import sweep
 from tunesmith.cli.train import train
 from tunesmith.errors import ConfigError, Stopped, UserError
+from tunesmith.training.launch import tells
 
 app = typer.Typer(
     name="tunesmith",
@@ -34,9 +38,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _VERBS = (
-    *(prepare, check, plan, train, evaluate, generate),
+    *(prepare, check, plan, train, sweep, evaluate, generate),
     *(blend, merge, extract, export, import_, push),
-    *(ls, selftest, demo),
+    *(serve, studio, ls, selftest, demo),
 )
 for verb in _VERBS:
     name = verb.__name__.rstrip("_")  # import_ cannot go by its own name in Python
@@ -66,14 +70,16 @@ def main() -> NoReturn:
     try:
         app()
     except ConfigError as error:
-        for fault in error.faults:
+        for fault in error.faults if tells() else ():
             typer.echo(f"error: {fault}", err=True)
         sys.exit(error.exit_code)
     except UserError as error:
-        typer.echo(f"error: {error}", err=True)
+        if tells():
+            typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except Stopped as stopped:
-        typer.echo(str(stopped), err=True)
+        if tells():
+            typer.echo(str(stopped), err=True)
         sys.exit(128 + stopped.signal_number)
     except KeyboardInterrupt:  # a second Ctrl-C: at once, without waiting for a safe place
         typer.echo("interrupted at once; the last checkpoint is whole", err=True)

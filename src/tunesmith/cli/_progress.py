@@ -7,9 +7,13 @@ from typing import Any
 
 
 class RunDisplay:
-    """Prints what happens; one live bar while something counts. Use as a context manager."""
+    """Prints what happens; one live bar while something counts. Use as a context manager.
 
-    def __init__(self) -> None:
+    Args:
+        quiet: print nothing: of several processes one tells.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -19,7 +23,7 @@ class RunDisplay:
             TimeRemainingColumn,
         )
 
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, quiet=quiet)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),

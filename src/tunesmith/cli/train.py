@@ -32,6 +32,12 @@ def train(
     init_from: Annotated[
         str | None, typer.Option(help="Start from another adapter's weights (a new run).")
     ] = None,
+    parallel: Annotated[
+        str | None,
+        typer.Option(
+            help="With several processes (torchrun, accelerate launch): auto, ddp or fsdp; also with --resume."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Print parameters, memory, disk and time; train nothing."),
@@ -54,6 +60,7 @@ def train(
         "train.steps": steps,
         "init_from": init_from,
     }
+    spread = {"parallel": parallel}
     if resume is not None:
         if words or recipe or any(value is not None for value in settings.values()):
             raise UserError(
@@ -64,7 +71,7 @@ def train(
         if not file.is_file():
             raise UserError(f"{resume} holds no run", "give the folder that was --out")
         settings = {"out": str(resume)}
-    loaded = load_config(file, settings, overrides, recipe)
+    loaded = load_config(file, settings | spread, overrides, recipe)
 
     if dry_run:
         from tunesmith.training.plan import dry_run as plan
@@ -76,12 +83,13 @@ def train(
     from tunesmith.formats.adapter import read_card
     from tunesmith.report.run import report_on_run
     from tunesmith.report.voices import of_training, weigh
+    from tunesmith.training import launch
     from tunesmith.training.judging import figures_in_words
     from tunesmith.training.recipe import told, with_data
     from tunesmith.training.run import train as run
     from tunesmith.training.signals import StopFlag
 
-    with RunDisplay() as display:
+    with RunDisplay(quiet=not launch.leads()) as display:
         if resume is None:
             with StopFlag() as stop:
                 loaded = with_data(
@@ -101,6 +109,8 @@ def train(
                 stopped.signal_number,
                 f"{stopped}; go on with `tunesmith train --resume {loaded.config.out}`",
             ) from None
+    if not launch.leads():
+        return
     for warning in result.warnings:
         typer.echo(f"warning: {warning}", err=True)
     page = report_on_run(result.folder)

@@ -185,6 +185,11 @@ class RunConfig(_Strict):
         False,
         description="act on pitfalls: go back with a lower rate, stop early, replay what is forgotten",
     )
+    parallel: Literal["auto", "ddp", "fsdp"] = Field(
+        "auto",
+        description="how several processes (torchrun, accelerate launch) split a run: ddp, the whole "
+        "model in each; fsdp, a part of the base's weights in each; auto: ddp if that fits",
+    )
     seed: int = Field(0, description="seed of everything random in the run")
     init_from: str | None = Field(
         None, description="adapter whose weights to start from (not --resume)"

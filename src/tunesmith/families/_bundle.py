@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -295,6 +296,25 @@ class Bundle(ABC):
             for component, path in found
             if isinstance(self.components[component].get_submodule(path), nn.Linear)
         )
+
+    def layer_roots(self) -> dict[str, dict[int, str]]:
+        """``{component: {layer: path.}}``: what the seams of each layer have in common.
+
+        Everything below that path belongs to the layer.
+        """
+        found: dict[str, dict[int, str]] = {}
+        for site in self.sites:
+            paths = [path for path in (*site.inputs.values(), site.output) if path]
+            if site.layer < 0 or not paths:
+                continue
+            known = found.setdefault(site.component, {})
+            parts = [path.split(".")[:-1] for path in paths]
+            parts.append(known.get(site.layer, "").split(".")[:-1])
+            alike = takewhile(
+                lambda names: len(set(names)) == 1, zip(*filter(None, parts), strict=False)
+            )
+            known[site.layer] = "".join(f"{names[0]}." for names in alike)
+        return found
 
     def sites_of(self, roles: Sequence[str]) -> list[Site]:
         """The sites whose role is among ``roles``."""

@@ -84,6 +84,19 @@ class Adapter(ABC):
         return None
 
 
+def placed(value: Tensor, parameter: Tensor, *, copy: bool = False) -> Tensor:
+    """A whole tensor as a parameter lies: on its device, and split over processes if that is."""
+    if not hasattr(parameter, "device_mesh"):
+        return value.to(parameter.device, copy=copy)
+    from torch.distributed.tensor import distribute_tensor
+
+    like: Any = parameter
+    # Everyone has the whole: each takes its part, and nothing is sent.
+    return distribute_tensor(
+        value.to(like.device), like.device_mesh, like.placements, src_data_rank=None
+    )
+
+
 def seeded(seed: int) -> torch.random.fork_rng:  # type: ignore[name-defined]
     """A context in which torch's generators start from ``seed`` and are put back afterwards."""
     context = torch.random.fork_rng()

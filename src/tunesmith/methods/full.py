@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from tunesmith.errors import Fault, did_you_mean
 from tunesmith.families._bundle import Bundle
-from tunesmith.methods._adapter import Adapter, State, frozen, match_keys
+from tunesmith.methods._adapter import Adapter, State, frozen, match_keys, placed
 
 SPEC = {
     "summary": "full fine-tuning: all weights of the chosen components train",
@@ -103,23 +102,10 @@ def _named(bundle: Bundle, config: Config) -> dict[str, nn.Parameter]:
 def _depths(bundle: Bundle, names: Iterable[str]) -> dict[str, int]:
     """How many layers stand above each parameter, of those that a layer or its input holds.
 
-    A layer is known by its seams: everything below the path that its seams share belongs to it. What
-    is registered before the first layer lies below all of them (embeddings), what comes after the
+    What is registered before the first layer lies below all of them (embeddings), what comes after the
     last lies above (norms, heads) and has no entry.
     """
-    roots: dict[str, dict[int, str]] = {}
-    for site in bundle.sites:
-        paths = [path for path in (*site.inputs.values(), site.output) if path]
-        if site.layer < 0 or not paths:
-            continue
-        known = roots.setdefault(site.component, {})
-        parts = [path.split(".")[:-1] for path in paths] + [
-            known.get(site.layer, "").split(".")[:-1]
-        ]
-        alike = takewhile(
-            lambda names: len(set(names)) == 1, zip(*filter(None, parts), strict=False)
-        )
-        known[site.layer] = "".join(f"{names[0]}." for names in alike)
+    roots = bundle.layer_roots()
     found: dict[str, int] = {}
     for component, layers in roots.items():
         begun = False
@@ -152,7 +138,12 @@ class FullAdapter(Adapter):
 
     def __init__(self, bundle: Bundle, config: Config) -> None:
         self.config = config
-        self._parameters = _named(bundle, config)
+        # Places, not parameters: whoever splits a base over processes puts others there.
+        self._places: dict[str, tuple[nn.Module, str]] = {}
+        for name in _named(bundle, config):
+            component, path = name.split("/", 1)
+            holder, _, last = path.rpartition(".")
+            self._places[name] = (bundle.components[component].get_submodule(holder), last)
         for parameter in self._parameters.values():
             parameter.requires_grad_(True)
         # On the CPU: the way back costs no memory where memory is scarce.
@@ -165,6 +156,10 @@ class FullAdapter(Adapter):
         if config.dropout is not None:
             bundle.set_dropout(config.dropout)
 
+    @property
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return {name: getattr(holder, last) for name, (holder, last) in self._places.items()}
+
     def rates(self) -> Mapping[str, float]:
         return {name: self.config.layer_decay**depth for name, depth in self._depths.items()}
 
@@ -175,10 +170,10 @@ class FullAdapter(Adapter):
         factors = self.rates()
         for name, parameter in self._parameters.items():
             share = min(1.0, rate * factors.get(name, 1.0) * self.config.pull)
-            parameter.lerp_(self._origin[name].to(parameter.device), share)
+            parameter.lerp_(placed(self._origin[name], parameter), share)
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        return dict(self._parameters)
+        return self._parameters
 
     def _trained(self) -> Mapping[str, Tensor]:
         return self._target if self._target is not None else self._parameters
@@ -222,7 +217,7 @@ class FullAdapter(Adapter):
 
     def merge(self) -> None:
         frozen(self._parameters.values())
-        self._parameters, self._origin, self._target = {}, {}, None
+        self._places, self._origin, self._target = {}, {}, None
 
     def detach(self) -> None:
         with torch.no_grad():

@@ -21,10 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tunesmith.errors import ResourceError, UserError
+from tunesmith.methods._adapter import placed
 
 _MANIFEST = "manifest.json"
 _PREFIX = "step-"
-_PARTS = ("weights", "optimizer", "averaged")
+PARTS = ("weights", "optimizer", "averaged")
 _STATE = "state.json"
 
 
@@ -101,7 +102,7 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._sweep()
             temporary.mkdir()
-            for part in _PARTS:
+            for part in PARTS:
                 save_file(_owned(getattr(snapshot, part)), temporary / f"{part}.safetensors")
             (temporary / _STATE).write_text(json.dumps(dict(snapshot.state)), encoding="utf-8")
             files = sorted(path for path in temporary.iterdir())
@@ -200,7 +201,7 @@ class Checkpoints:
     def _fault(path: Path) -> str:
         try:
             manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-            for name in (*(f"{part}.safetensors" for part in _PARTS), _STATE):
+            for name in (*(f"{part}.safetensors" for part in PARTS), _STATE):
                 if _sha256(path / name) != manifest[name]:
                     return f"{name} does not match its hash"
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -210,9 +211,25 @@ class Checkpoints:
     @staticmethod
     def load(path: Path) -> Snapshot:
         """Read a checkpoint that :meth:`newest` named."""
-        weights, optimizer, averaged = (load_file(path / f"{part}.safetensors") for part in _PARTS)
+        weights, optimizer, averaged = (load_file(path / f"{part}.safetensors") for part in PARTS)
         state = json.loads((path / _STATE).read_text(encoding="utf-8"))
         return Snapshot(weights, optimizer, averaged, state)
+
+
+class NoCheckpoints(Checkpoints):
+    """Those of a process that leaves writing to another one."""
+
+    def save(self, snapshot: Snapshot, *, last: bool = False) -> Path:
+        return self.folder
+
+    def leave(self, steps: Collection[int]) -> None:
+        return
+
+    def at(self, step: int) -> Snapshot | None:
+        return None
+
+    def newest(self) -> tuple[Path, list[str]] | None:
+        return None
 
 
 def optimizer_tensors(
@@ -241,6 +258,6 @@ def restore_optimizer(
                 # AdamW counts its steps on the CPU unless it is fused or captured.
                 key: value.clone()
                 if key == "step" and not optimizer.defaults.get("fused")
-                else value.to(parameter.device, copy=True)
+                else placed(value, parameter, copy=True)
                 for key, value in state.items()
             }

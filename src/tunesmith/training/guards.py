@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
+from tunesmith.atomic import disk_error, write_bytes
 from tunesmith.config import Loaded, dump, load_config
 from tunesmith.config_source import to_yaml
 from tunesmith.errors import UserError
 from tunesmith.families import EMBEDDED
+from tunesmith.training.log import check_trackers
 
 
 def anywhere(values: dict[str, Any]) -> dict[str, Any]:
@@ -57,10 +59,14 @@ def check_same(folder: Path, text: str) -> None:
         )
 
 
+_NO_PART = {"out", "parallel"}
+"""What does not change what a run computes: where it lies, and how it is spread over devices."""
+
+
 def _changed(began: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [
         f"{section}.{key}" if key else section
-        for section in sorted((began.keys() | now.keys()) - {"out"})
+        for section in sorted((began.keys() | now.keys()) - _NO_PART)
         for key in _differences(began.get(section), now.get(section))
     ]
 
@@ -95,6 +101,33 @@ def locked(folder: Path) -> Iterator[None]:
                 f"another process is training in {folder}", "wait for it, or stop it"
             ) from None
         yield
+
+
+def open_run(loaded: Loaded, folder: Path, resume: bool, held: ExitStack) -> None:
+    """Make a folder this run's, and lock it for as long as ``held`` is open.
+
+    Raises:
+        UserError: it holds another run, or none to resume, or cannot be written.
+    """
+    if not resume and holds_run(folder):
+        raise UserError(
+            f"{folder} already holds a run",
+            f"go on with --resume {folder}, or give another --out",
+        )
+    check_trackers(loaded.config.log)
+    if resume and not (folder / "config.yaml").is_file():
+        raise UserError(f"{folder} holds no run", "give the folder that was --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, folder) from None
+    held.enter_context(locked(folder))
+    text = to_yaml(anywhere(dump(loaded)))
+    if resume:
+        check_same(folder, text)
+    else:
+        write_bytes(folder / "config.yaml", text.encode())
+        (folder / "run.json").unlink(missing_ok=True)  # of an earlier try that never trained
 
 
 def out_of_memory(error: BaseException) -> bool:

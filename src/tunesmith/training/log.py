@@ -60,6 +60,22 @@ class MetricLog:
         self._stream.close()
 
 
+class NoLog(MetricLog):
+    """That of a process which leaves writing to another one."""
+
+    def __init__(self) -> None:
+        return
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        return
+
+    def offset(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        return
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a ``metrics.jsonl``; a last line torn by a crash is left out.
 

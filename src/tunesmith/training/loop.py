@@ -10,18 +10,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, astuple
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
 from tunesmith.config import TrainConfig
 from tunesmith.errors import Diverged, Stopped
 from tunesmith.families._bundle import Bundle
-from tunesmith.methods._adapter import Adapter
-from tunesmith.objectives.mixture import sum_counts, total_loss
+from tunesmith.methods._adapter import Adapter, placed
+from tunesmith.objectives.mixture import total_loss
+from tunesmith.training.average import Average
 from tunesmith.training.checkpoint import (
     Checkpoints,
     Snapshot,
@@ -38,8 +39,10 @@ from tunesmith.training.measure import (
     seed_everything,
 )
 from tunesmith.training.optimizer import build_optimizer
+from tunesmith.training.parallel import ALONE, Mode, Parallel
 from tunesmith.training.pitfalls import Finding, Watch
-from tunesmith.training.pitfalls.finding import Step, Validation
+from tunesmith.training.pitfalls.finding import Sound, Step, Validation
+from tunesmith.training.pitfalls.sounds import listen
 from tunesmith.training.rollback import CUT, GoodStates, carry
 from tunesmith.training.sampler import stable_seed
 from tunesmith.training.schedule import learning_rate
@@ -68,6 +71,9 @@ class Loop:
         watch: who watches for pitfalls.
         good: where states to go back to are kept; None if the run never goes back.
         on_event: told what happens, for a progress display: ``(kind, values)``.
+        parallel: the processes that do this run together. All of them go through the same steps and
+            decide alike; ``preview`` and ``judge`` are called in the leader alone.
+        mode: how they split the work.
     """
 
     def __init__(
@@ -89,20 +95,22 @@ class Loop:
         watch: Watch | None = None,
         good: GoodStates | None = None,
         on_event: Callable[[str, Mapping[str, Any]], None] = lambda kind, values: None,
+        parallel: Parallel = ALONE,
+        mode: Mode = "auto",
     ) -> None:
         self.bundle, self.adapter, self.sets, self.settings = bundle, adapter, sets, train
         self.intervals, self.seed, self.dtype = intervals, seed, dtype
         self.checkpoints, self.best, self.log = checkpoints, best, log
         self.stop, self.preview, self.on_event = stop, preview, on_event
-        self.judge = judge
+        self.judge, self.parallel = judge, parallel
+        rates = adapter.rates()
+        self._module = parallel.wrap(bundle, adapter, mode, train.optimizer)
         self.names = adapter.parameters()
         self.watch, self.good = watch or Watch(), good
         self.state = State()
         self._stream()
-        self.optimizer = build_optimizer(self.names, adapter.rates(), train)
-        self.averaged = (
-            {name: p.detach().clone() for name, p in self.names.items()} if train.ema else {}
-        )
+        self.optimizer = build_optimizer(self.names, rates, train)
+        self.average = Average(self.names, train.ema)
 
     def _stream(self) -> None:
         """Draw from what is trained on, as far as the state says."""
@@ -116,15 +124,16 @@ class Loop:
         self.state.log_offset = self.log.offset()
         self.state.watch = self.watch.memory()
         tensors = optimizer_tensors(self.optimizer, self.names)
-        return Snapshot(self.names, tensors, self.averaged, asdict(self.state))
+        parts = map(self.parallel.gathered, (self.names, tensors, self.average.weights))
+        return Snapshot(*parts, state=asdict(self.state))
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot."""
         with torch.no_grad():
             for name, parameter in self.names.items():
-                parameter.copy_(snapshot.weights[name])
-            for name, tensor in self.averaged.items():
-                tensor.copy_(snapshot.averaged[name])
+                parameter.copy_(placed(snapshot.weights[name], parameter))
+            for name, tensor in self.average.weights.items():
+                tensor.copy_(placed(snapshot.averaged[name], tensor))
         self.optimizer.state.clear()
         restore_optimizer(self.optimizer, self.names, snapshot.optimizer)
         self.state = State(**snapshot.state)
@@ -149,7 +158,7 @@ class Loop:
         with own_randomness():
             try:
                 while not self._done():
-                    self._check_stop()
+                    self._check_stop(self.parallel.agreed(self.stop()))
                     self._step()
             except Stopped:
                 self.save()
@@ -161,8 +170,8 @@ class Loop:
         self._due()
         return self.state.stopped_early or self.state.step >= self.intervals.total
 
-    def _check_stop(self) -> None:
-        if number := self.stop():
+    def _check_stop(self, number: int | None = None) -> None:
+        if number := self.stop() if number is None else number:
             raise Stopped(number, f"stopped at step {self.state.step}")
 
     def _due(self) -> None:
@@ -176,17 +185,23 @@ class Loop:
             at_end or (every.preview and state.step % every.preview == 0)
         )
         if wanted and state.previewed_at < state.step:
-            assert self.preview is not None
-            with self.weights_in_use(), self._base_at_start():
-                takes = self.preview(state.step)
+            with self.weights_in_use(), self.parallel.whole(), self._base_at_start():
+                heard = self.parallel.lead(self._preview)
             state.previewed_at = state.step
             self.on_event("preview", {"step": state.step})
-            if self._react(self.watch.after_preview(state.step, takes)):
+            sounds = [Sound(level, moves, tuple(place)) for level, moves, place in heard]
+            if self._react(self.watch.after_preview(state.step, sounds)):
                 return
         if self.good is not None and self.watch.calm and self.good.is_due(state):
             self.good.keep(self.snapshot, state)
         if state.saved_at < state.step and (at_end or state.step % every.checkpoint == 0):
             self.save()
+
+    def _preview(self) -> list[tuple[float, float, tuple[float, ...]]]:
+        """What the previews of this step sound like, if anybody watches."""
+        assert self.preview is not None
+        takes = self.preview(self.state.step)
+        return [astuple(listen(take)) for take in takes] if self.watch.watchers else []
 
     def _step(self) -> None:
         begin = time.perf_counter()
@@ -198,29 +213,31 @@ class Loop:
         self.bundle.module.train()
         losses: dict[str, float] = {}
         part, clips, epoch = 0, 0, 0
-        for drawn in self.streams.draw(step, train.accumulate, self.bundle, train.caption_dropout):
+        how = (train.accumulate, self.bundle, train.caption_dropout, self.parallel)
+        for drawn in self.streams.draw(step, *how):
             if drawn.stream.name == MAIN:
                 clips, epoch = drawn.clips, drawn.epoch
-            counts = sum_counts(self.bundle.module.count(batch) for batch in drawn.batches)
-            counts = {name: value.to(self.bundle.device) for name, value in counts.items()}
+            counts = self.parallel.summed(drawn.counts(self.bundle.module))
+            counts = {k: torch.tensor(v, device=self.bundle.device) for k, v in counts.items()}
             loss = torch.zeros((), device=self.bundle.device)
-            for batch in drawn.batches:
+            for batch, weight in zip(drawn.batches, drawn.weights, strict=True):
                 # Dropout and the like draw from global generators; seeded by position, they need no
                 # saving.
                 seed_everything(stable_seed(self.seed, "step", step, part))
-                share = total_loss(self._forward(batch), counts, self.bundle.term_weights)
-                (drawn.stream.weight * share).backward()
+                terms = self._forward(batch)
+                share = weight * total_loss(terms, counts, self.bundle.term_weights)
+                # Gradients are averaged over the processes, and are to be their sum.
+                (drawn.stream.weight * self.parallel.world * share).backward()
                 loss += share.detach()
                 part += 1
             losses[drawn.stream.name] = float(loss)
-        limit = train.clip_norm or math.inf
-        norm = nn.utils.clip_grad_norm_(self.names.values(), limit, foreach=True)
-        value, size = losses.pop(MAIN), float(norm)
-        good = all(map(math.isfinite, (value, size, *losses.values())))
-        if good:
+        losses = dict(self.parallel.summed(losses))
+        self.parallel.after_backward(self.names)
+        value, size = losses.pop(MAIN), self.parallel.clip(self.names, train.clip_norm)
+        if good := all(map(math.isfinite, (value, size, *losses.values()))):
             self.optimizer.step()
             self.adapter.after_step(rate)
-            self._average()
+            self.average.update(self.names, self.state.step)
         self.state.step += 1
         seconds = time.perf_counter() - begin
         self.state.train_s += seconds
@@ -238,8 +255,7 @@ class Loop:
         self.state.bad_steps += not good
         self.state.bad_in_a_row = 0 if good else self.state.bad_in_a_row + 1
         peak = train.lr * self.state.rate_factor
-        seen = Step(step + 1, value, size, peak, good, clips)
-        if not self._react(self.watch.after_step(seen)):
+        if not self._react(self.watch.after_step(Step(step + 1, value, size, peak, good, clips))):
             self._check_bad(value, size)
 
     def _check_bad(self, loss: float, norm: float) -> None:
@@ -253,15 +269,9 @@ class Loop:
             )
 
     def _forward(self, batch: Batch) -> Loss:
-        return forward(self.bundle, batch, self.dtype)
-
-    def _average(self) -> None:
-        if self.averaged:
-            # Early on the average would mostly hold the start; the ramp is that of Tarvainen & Valpola.
-            decay = min(self.settings.ema, (1 + self.state.step) / (10 + self.state.step))
-            with torch.no_grad():
-                for name, parameter in self.names.items():
-                    self.averaged[name].lerp_(parameter, 1 - decay)
+        # Only a backward pass has anything to tell the other processes.
+        module = self._module if torch.is_grad_enabled() else self.bundle.module
+        return forward(self.bundle, batch, self.dtype, module)
 
     @contextmanager
     def _base_at_start(self) -> Iterator[None]:
@@ -275,22 +285,9 @@ class Loop:
         finally:
             self.adapter.set_strength(1)
 
-    @contextmanager
-    def weights_in_use(self) -> Iterator[None]:
+    def weights_in_use(self) -> AbstractContextManager[None]:
         """The weights that count: the moving average if there is one, else those that train."""
-        if not self.averaged:
-            yield
-            return
-        kept = {name: parameter.detach().clone() for name, parameter in self.names.items()}
-        with torch.no_grad():
-            for name, parameter in self.names.items():
-                parameter.copy_(self.averaged[name])
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for name, parameter in self.names.items():
-                    parameter.copy_(kept[name])
+        return self.average.in_use(self.names)
 
     # --- validation ---
 
@@ -299,7 +296,7 @@ class Loop:
         state = self.state
         values: dict[str, float] = {}
         scatter = None
-        with self.weights_in_use():
+        with self.weights_in_use(), self.parallel.whole():
             for prefix, clips in (
                 ("", self.sets.valid),
                 ("general_", self.sets.general),
@@ -320,15 +317,16 @@ class Loop:
             aim = loss
             if self.judge is not None:
                 with self._base_at_start():
-                    judged = dict(self.judge())
+                    judged = dict(self.parallel.lead(self.judge))
                 state.first_judged = state.first_judged or judged
                 aim = -judged["score"]
             if aim is not None and aim < state.best_aim:
                 state.best_aim, state.best_step, state.without_progress = aim, state.step, 0
                 state.best_loss = math.inf if loss is None else loss
                 state.best_judged = judged or None
-                weights = Snapshot(self.names, {}, {}, {"step": state.step, "loss": loss})
-                self.best.save(weights, last=True)
+                weights = self.parallel.gathered(self.names)
+                told = {"step": state.step, "loss": loss}
+                self.best.save(Snapshot(weights, {}, {}, told), last=True)
             elif aim is not None:
                 state.without_progress += 1
         state.evaluated_at = state.step
@@ -344,8 +342,8 @@ class Loop:
 
     def _clip_losses(self, examples: Sequence[Example]) -> list[dict[str, tuple[float, float]]]:
         """Each clip's: the same numbers for the same weights and clips."""
-        size = self.settings.batch_size
-        return clip_losses(self.bundle, examples, size, self._forward, self._check_stop)
+        size, stop = self.settings.batch_size, self._check_stop
+        return clip_losses(self.bundle, examples, size, self._forward, stop, self.parallel)
 
     # --- pitfalls ---
 
@@ -373,7 +371,8 @@ class Loop:
         for found in findings:
             wanted, done = "" if state.stopped_early else found.action, ""
             if wanted == "roll_back" and self.good is not None:
-                snapshot = self.good.before(found.since, state)
+                back = partial(self.good.before, found.since, state)
+                snapshot = self.parallel.from_leader(back)
                 if snapshot is not None:
                     self._roll_back(found, snapshot)
                     return True

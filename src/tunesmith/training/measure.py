@@ -12,6 +12,7 @@ import torch
 
 from tunesmith.families._bundle import Bundle
 from tunesmith.randomness import own_generators
+from tunesmith.training.parallel import ALONE, Parallel
 from tunesmith.training.sampler import stable_seed
 from tunesmith.types import Batch, Example, Loss
 
@@ -34,11 +35,19 @@ def own_randomness() -> Iterator[None]:
         yield
 
 
-def forward(bundle: Bundle, batch: Batch, dtype: torch.dtype) -> Loss:
-    """The loss of a batch, computed on the bundle's device in a precision."""
+def forward(
+    bundle: Bundle,
+    batch: Batch,
+    dtype: torch.dtype,
+    module: Callable[[Batch], Loss] | None = None,
+) -> Loss:
+    """The loss of a batch, computed on the bundle's device in a precision.
+
+    ``module`` is called in the place of the bundle's own: what a run on several devices wraps it in.
+    """
     device = bundle.device
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        return bundle.module(batch.to(device))
+        return (module or bundle.module)(batch.to(device))
 
 
 def mean_loss(
@@ -47,6 +56,7 @@ def mean_loss(
     batch_size: int,
     compute: Callable[[Batch], Loss],
     check_stop: Callable[[], None] = lambda: None,
+    parallel: Parallel = ALONE,
 ) -> dict[str, float]:
     """Mean loss in nats a code, and each term's.
 
@@ -56,8 +66,10 @@ def mean_loss(
         batch_size: clips a forward pass.
         compute: loss of a batch; :func:`forward` in some precision.
         check_stop: called before each batch; raises to leave.
+        parallel: the processes that share the batches out. They are those of one process, so the
+            numbers are, too.
     """
-    return mean_of(clip_losses(bundle, examples, batch_size, compute, check_stop), bundle)
+    return mean_of(clip_losses(bundle, examples, batch_size, compute, check_stop, parallel), bundle)
 
 
 Terms = Mapping[str, tuple[float, float]]
@@ -91,14 +103,15 @@ def clip_losses(
     batch_size: int,
     compute: Callable[[Batch], Loss],
     check_stop: Callable[[], None] = lambda: None,
+    parallel: Parallel = ALONE,
 ) -> list[dict[str, tuple[float, float]]]:
     """``{term: (sum, count)}`` of each clip, in their order; arguments as of :func:`mean_loss`."""
     order = sorted(range(len(examples)), key=lambda index: examples[index].frames)
     found: list[dict[str, tuple[float, float]]] = [{} for _ in examples]
     was_training = bundle.module.training
     bundle.module.eval()
-    with torch.no_grad():
-        for start in range(0, len(order), batch_size):
+    with torch.no_grad(), parallel.together():
+        for start in parallel.share(range(0, len(order), batch_size)):
             check_stop()
             places = order[start : start + batch_size]
             some = [examples[index] for index in places]
@@ -112,4 +125,8 @@ def clip_losses(
                         before = found[index].get(name, (0.0, 0.0))
                         found[index][name] = (before[0] + own, before[1] + size)
     bundle.module.train(was_training)
-    return found
+    shares = parallel.told(found)
+    return [
+        {name: (both[0], both[1]) for name, both in next(filter(None, clip)).items()}
+        for clip in zip(*shares, strict=True)
+    ]

@@ -50,12 +50,14 @@ def _groups(
     names: Mapping[str, nn.Parameter], rates: Mapping[str, float], decay: float
 ) -> list[dict[str, Any]]:
     """Weight decay for matrices only: pulling norms and biases to zero helps nothing."""
-    found: dict[tuple[float, float], list[nn.Parameter]] = {}
+    found: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in names.items():
-        key = (decay if parameter.ndim >= 2 else 0.0, rates.get(name, 1.0))
+        # Those that are split over processes are not updated in one call with others.
+        split = hasattr(parameter, "device_mesh")
+        key = (decay if parameter.ndim >= 2 else 0.0, rates.get(name, 1.0), split)
         found.setdefault(key, []).append(parameter)
     ordered = sorted(found.items(), key=lambda item: (-item[0][0], -item[0][1]))
     return [
         {"params": some, "weight_decay": decayed, "factor": factor}
-        for (decayed, factor), some in ordered
+        for (decayed, factor, _), some in ordered
     ]

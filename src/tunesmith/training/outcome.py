@@ -99,6 +99,11 @@ def finish(loop: Loop, folder: Path, facts: Mapping[str, Any]) -> int:
     Returns:
         The step that they are from.
     """
+    with loop.weights_in_use(), loop.parallel.whole():
+        return loop.parallel.lead(lambda: _finish(loop, folder, facts))
+
+
+def _finish(loop: Loop, folder: Path, facts: Mapping[str, Any]) -> int:
     state = loop.state
     used = state.step
     # Should the best be torn or gone, the last are better than none. The best may bear the number of the
@@ -107,13 +112,12 @@ def finish(loop: Loop, folder: Path, facts: Mapping[str, Any]) -> int:
     if snapshot is not None:
         used = state.best_step
         with torch.no_grad():
-            for name, parameter in loop.names.items():
+            for name, parameter in loop.adapter.parameters().items():
                 parameter.copy_(snapshot.weights[name])
         loss = state.best_loss if math.isfinite(state.best_loss) else None
         _save(loop, folder, facts, used, loss)
     else:
-        with loop.weights_in_use():
-            _save(loop, folder, facts, used, state.last_loss)
+        _save(loop, folder, facts, used, state.last_loss)
     write_facts(folder, {**facts, "pitfalls": state.pitfalls})
     return used
 

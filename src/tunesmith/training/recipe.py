@@ -14,6 +14,7 @@ from tunesmith.data.prepare import Progress, prepare
 from tunesmith.families import find_base
 from tunesmith.training.consent import consent_of
 from tunesmith.training.guards import holds_run
+from tunesmith.training.parallel import here
 
 DATA = "data"
 """Where in a run's folder its recordings are prepared."""
@@ -51,10 +52,21 @@ def with_data(
         UserError: recordings that cannot be prepared.
         Stopped: asked to; the same command goes on.
     """
-    recipe, config = loaded.recipe, loaded.config
-    out = Path(config.out).expanduser()
-    if recipe is None or holds_run(out):
+    if loaded.recipe is None or holds_run(Path(loaded.config.out).expanduser()):
         return loaded
+    with here().leader_first():  # of several processes one prepares, and the others find it done
+        return _prepared(loaded, loaded.recipe, on_progress, should_stop, say)
+
+
+def _prepared(
+    loaded: Loaded,
+    recipe: Recipe,
+    on_progress: Callable[[Progress], None] | None,
+    should_stop: Callable[[], int],
+    say: Callable[[str], None],
+) -> Loaded:
+    config = loaded.config
+    out = Path(config.out).expanduser()
     folder = Path(config.data.path).expanduser()
     if not is_prepared(folder):
         dest = out / DATA

@@ -24,6 +24,7 @@ from tunesmith.data.encode import cache_folder, encode
 from tunesmith.data.load import load_dataset
 from tunesmith.errors import UserError
 from tunesmith.families._bundle import Bundle
+from tunesmith.training.parallel import ALONE, Parallel
 from tunesmith.training.sampler import stable_seed
 from tunesmith.training.signals import StopFlag
 from tunesmith.training.streams import Stream
@@ -96,6 +97,7 @@ def rehearsal_streams(
     lengths_s: Sequence[float],
     stop: StopFlag,
     event: OnEvent,
+    parallel: Parallel = ALONE,
 ) -> list[Stream]:
     """The streams beside the main one. Called before a method is attached: the base itself samples.
 
@@ -105,6 +107,7 @@ def rehearsal_streams(
         lengths_s: of the clips to be learned.
         stop: polled often.
         event: told of progress.
+        parallel: the processes of the run: one samples, the others take it from the cache.
 
     Raises:
         UserError: no clips where clips were promised.
@@ -116,16 +119,19 @@ def rehearsal_streams(
     if prior.weight and prior.path is None:
         seconds = prior.seconds or min(statistics.median(lengths_s), bundle.max_s)
         prompts = prior.prompts or (config.concept.class_name,)
-        examples = sampled(bundle, prompts, prior.clips, seconds, config.seed, stop, event)
+        with parallel.leader_first():
+            examples = sampled(bundle, prompts, prior.clips, seconds, config.seed, stop, event)
         lengths = [example.frames for example in examples]
         rows = prior.batch_size or size
         found.append(Stream("prior", examples, lengths, rows, prior.weight))
     elif prior.weight and prior.path is not None:
         rows = prior.batch_size or size
-        found.append(_given("prior", prior.path, prior.weight, rows, bundle, stop, event))
+        place = prior.path
+        found.append(_given("prior", place, prior.weight, rows, bundle, stop, event, parallel))
     if replay.path is not None:
         rows = replay.batch_size or size
-        found.append(_given("replay", replay.path, replay.weight, rows, bundle, stop, event))
+        place = replay.path
+        found.append(_given("replay", place, replay.weight, rows, bundle, stop, event, parallel))
     return found
 
 
@@ -137,10 +143,14 @@ def _given(
     bundle: Bundle,
     stop: StopFlag,
     event: OnEvent,
+    parallel: Parallel,
 ) -> Stream:
     clips = [clip for clip in load_dataset(Path(path).expanduser()) if clip.split == "train"]
     if not clips:
         raise UserError(f"{path} has no training clips", f"give other recordings to {name}.path")
+    if parallel.world > 1:
+        encode(parallel.share(clips), bundle, should_stop=stop)
+        parallel.meet()
     encoded = encode(
         clips,
         bundle,

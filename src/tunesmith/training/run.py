@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith.atomic import disk_error, write_bytes
 from tunesmith.config import Loaded, RunConfig, dump
-from tunesmith.config_source import to_yaml
 from tunesmith.data.audiofolder import describe
 from tunesmith.errors import Diverged, ResourceError, UserError
 from tunesmith.families import find_base
@@ -22,16 +20,13 @@ from tunesmith.formats.adapter import check_base, find_adapter, read_state
 from tunesmith.methods._adapter import Adapter
 from tunesmith.methods._together import as_taught, attach_all
 from tunesmith.registry import plugin
-from tunesmith.training.checkpoint import Checkpoints, is_full_disk
+from tunesmith.training.checkpoint import Checkpoints, NoCheckpoints, is_full_disk
 from tunesmith.training.consent import consent_of
 from tunesmith.training.guards import (
-    anywhere,
-    check_same,
     check_unchanged,
-    holds_run,
-    locked,
     memory_mend,
     memory_message,
+    open_run,
     out_of_memory,
 )
 from tunesmith.training.hardware import (
@@ -42,10 +37,11 @@ from tunesmith.training.hardware import (
     reset_peak_memory,
 )
 from tunesmith.training.judging import check_speaks, heard_speaker, judge_of
-from tunesmith.training.log import MetricLog, check_trackers
+from tunesmith.training.log import MetricLog, NoLog
 from tunesmith.training.loop import Intervals, Loop, Sets, State
 from tunesmith.training.measure import own_randomness
 from tunesmith.training.outcome import finish, run_facts, write_facts
+from tunesmith.training.parallel import Parallel, here
 from tunesmith.training.pitfalls import Finding, Watch
 from tunesmith.training.pitfalls.before import anchors, data_findings, reserve
 from tunesmith.training.preview import previewer
@@ -60,7 +56,6 @@ from tunesmith.training.rollback import GoodStates
 from tunesmith.training.sides import base_losses, check_required, encode_sides, sides_of
 from tunesmith.training.signals import StopFlag
 from tunesmith.training.streams import MAIN, Stream
-from tunesmith.types import Clip
 
 OnEvent = Callable[[str, Mapping[str, Any]], None]
 
@@ -95,44 +90,35 @@ def train(
 ) -> Result:
     """Train as configured.
 
+    Several processes that a launcher started (``torchrun``, ``accelerate launch``) train one run
+    together; each calls this alike, and one of them writes the files.
+
     Args:
         loaded: what :func:`tunesmith.config.load_config` returned.
         resume: go on with the run in ``config.out`` instead of starting one.
         stop: a stop flag to share; by default SIGINT and SIGTERM are caught for the call.
-        on_event: told what happens: ``(kind, values)``.
+        on_event: told what happens: ``(kind, values)``; in every process.
 
     Raises:
         UserError: with its mend; ResourceError and Diverged are kinds of it.
         Stopped: a stop was asked for; everything is saved.
     """
-    own = stop or StopFlag()
+    own, parallel = stop or StopFlag(), here()
     folder = Path(loaded.config.out).expanduser()
     event = on_event or (lambda kind, values: None)
-    if not resume and holds_run(folder):
-        raise UserError(
-            f"{folder} already holds a run",
-            f"go on with --resume {folder}, or give another --out",
-        )
-    check_trackers(loaded.config.log)
-    if resume and not (folder / "config.yaml").is_file():
-        raise UserError(f"{folder} holds no run", "give the folder that was --out")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise disk_error(error, folder) from None
-    with own if stop is None else _nothing(), locked(folder):
-        text = to_yaml(anywhere(dump(loaded)))
-        if resume:
-            check_same(folder, text)
-        else:
-            write_bytes(folder / "config.yaml", text.encode())
-            (folder / "run.json").unlink(missing_ok=True)  # of an earlier try that never trained
+    with own if stop is None else _nothing(), ExitStack() as held:
+        everywhere = parallel.begin(own)
+        parallel.lead(lambda: open_run(loaded, folder, resume, held))
         try:
             with own_randomness():
-                return _train(loaded, folder, own, event)
+                result = _train(loaded, folder, everywhere, event, parallel)
+            parallel.agreed(0)  # nobody leaves while another one still has to hear of the end
+            return result
         except UserError:
             raise
         except Exception as error:
+            if parallel.elsewhere():
+                raise UserError("another process ended the run") from error
             if out_of_memory(error):
                 raise ResourceError(memory_message(loaded), memory_mend(folder)) from error
             if is_full_disk(error):
@@ -148,7 +134,9 @@ def _nothing() -> Iterator[None]:
     yield
 
 
-def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Result:
+def _train(
+    loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent, parallel: Parallel
+) -> Result:
     config = loaded.config
     warnings: list[str] = []
     # Now: loading a large base only to refuse would take minutes.
@@ -163,10 +151,14 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
     device = best_device()
     reset_peak_memory(device)
     facts_file = folder / "run.json"
-    earlier = json.loads(facts_file.read_text(encoding="utf-8")) if facts_file.is_file() else {}
+    earlier = parallel.lead(
+        lambda: json.loads(facts_file.read_text(encoding="utf-8")) if facts_file.is_file() else {}
+    )
     # Measured once a run: a measurement near the edge must not change precision half-way.
     same_device = earlier.get("device") == device_name(device)
-    dtype = choose_dtype(earlier["dtype"] if same_device else config.base.dtype, device)
+    wish = earlier["dtype"] if same_device else config.base.dtype
+    wish = parallel.lead(lambda: str(choose_dtype(wish, device)).removeprefix("torch."))
+    dtype = choose_dtype(wish, device)
     bundle = load_base(
         base,
         device=device,
@@ -183,25 +175,27 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
     check_speaks(loaded, bundle)
 
     sides, chosen = sides_of(config, bundle, warnings, event)
-    heard = heard_speaker(bundle, sides["train"], earlier, event)
+    heard = parallel.lead(lambda: heard_speaker(bundle, sides["train"], earlier, event))
     bundle.use_conditioning(heard)  # before any text is encoded: step 0 is zero-shot
     acting = config.watch and config.auto_fix
     budget = int(config.train.disk_budget_gb * 1e9) if config.train.disk_budget_gb else None
     if budget and acting:
         budget //= 2  # the states to go back to have the other half
-    checkpoints = Checkpoints(folder / "checkpoints", config.train.keep_checkpoints, budget)
-    found = checkpoints.newest()
-    snapshot = checkpoints.load(found[0]) if found else None
+    kind = Checkpoints if parallel.leader else NoCheckpoints
+    checkpoints = kind(folder / "checkpoints", config.train.keep_checkpoints, budget)
+    found = parallel.lead(lambda: _newest(checkpoints))
+    snapshot = parallel.from_leader(lambda: Checkpoints.load(Path(found[0])) if found else None)
 
     method = plugin("methods", config.method["name"])
     if config.concept.token is not None and config.concept.check and snapshot is None:
-        check_rare(bundle, config.concept, config.seed, stop)
+        parallel.lead(lambda: check_rare(bundle, config.concept, config.seed, stop))
     seconds = [min(clip.duration_s, bundle.max_s) for clip in sides["train"]]
-    others = rehearsal_streams(config, bundle, seconds, stop, event)
-    anchor = anchors(config, bundle, seconds, stop, event)
-    spare = _reserve(config, bundle, sides, seconds, stop, event) if not others else None
+    others = rehearsal_streams(config, bundle, seconds, stop, event, parallel)
+    with parallel.leader_first():
+        anchor = anchors(config, bundle, seconds, stop, event)
+    spare = None if others else _reserve(config, bundle, seconds, stop, event, parallel)
     found_before: list[Finding] = []
-    if config.watch and snapshot is None:
+    if config.watch and snapshot is None and parallel.leader:
         event("phase", {"name": "looking through the data"})
         found_before = data_findings(loaded, sides["train"])
     starts_as_base = all(
@@ -212,7 +206,8 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
     before = {}
     if snapshot is None and not starts_as_base:
         with as_taught(bundle, loaded.beside):
-            before = base_losses(config, sides, bundle, dtype, stop, event, anchor, bands)
+            before = base_losses(config, sides, bundle, dtype, stop, event, anchor, bands, parallel)
+    parallel.know(bundle.module)
     adapter = attach_all(
         bundle,
         method.load(),
@@ -226,7 +221,7 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
         for side, some in sides.items()
         if side != "general"
     }
-    encoded = encode_sides({**sides, **named}, bundle, stop, event, bands)
+    encoded = encode_sides({**sides, **named}, bundle, stop, event, bands, parallel)
     kept = heard or bundle.conditioning(encoded["train"])
     bundle.use_conditioning(kept)  # previews are asked as the adapter will be
     main = Stream(MAIN, encoded["train"], encoded["train"].lengths, config.train.batch_size)
@@ -246,6 +241,7 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
 
     count = sum(p.numel() for p in adapter.parameters().values())
     facts = run_facts(loaded, bundle, sides, device, dtype, count, chosen)
+    facts["processes"] = parallel.world
     if kept:
         facts |= {"conditioning": dict(kept), "speaker_heard": bool(heard)}
     if snapshot and earlier:
@@ -255,12 +251,25 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
     if config.preview.every != 0:
         clips = sides["train"]
         preview = previewer(loaded, bundle, adapter, clips, folder, stop, facts["rights"])
-    judge, facts["judge"] = judge_of(config, bundle, adapter, sides, stop, event)
-    write_facts(folder, facts)
+    judge: Callable[[], Mapping[str, float]] | None = None
+
+    def open_judge() -> dict[str, Any]:
+        nonlocal judge
+        judge, told = judge_of(config, bundle, adapter, sides, stop, event)
+        return told
+
+    facts["judge"] = parallel.lead(open_judge)
+    if facts["judge"] and judge is None:
+        judge = dict  # of the leader: this one is never asked
+    parallel.lead(lambda: write_facts(folder, facts))
 
     # From here on the run's files are written to: all that can be refused has been.
     offset = int(snapshot.state["log_offset"]) if snapshot else 0
-    with closing(MetricLog(folder / "metrics.jsonl", offset, config.log, dump(loaded))) as log:
+    with closing(
+        MetricLog(folder / "metrics.jsonl", offset, config.log, dump(loaded))
+        if parallel.leader
+        else NoLog()
+    ) as log:
         loop = Loop(
             bundle,
             adapter,
@@ -270,16 +279,18 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
             seed=config.seed,
             dtype=dtype,
             checkpoints=checkpoints,
-            best=Checkpoints(folder / "checkpoints" / "best", keep=1),
+            best=kind(folder / "checkpoints" / "best", keep=1),
             log=log,
             stop=stop,
             preview=preview,
             judge=judge,
             watch=_watch(config),
-            good=GoodStates(Checkpoints(folder / "checkpoints" / "good", 100, budget), plan.total)
+            good=GoodStates(kind(folder / "checkpoints" / "good", 100, budget), plan.total)
             if acting
             else None,
             on_event=event,
+            parallel=parallel,
+            mode=config.parallel,
         )
         if snapshot:
             loop.restore(snapshot)
@@ -312,6 +323,12 @@ def _train(loaded: Loaded, folder: Path, stop: StopFlag, event: OnEvent) -> Resu
     return Result(folder, state, count, used, peak_memory_bytes(device), tuple(warnings))
 
 
+def _newest(checkpoints: Checkpoints) -> list[Any] | None:
+    """The newest whole checkpoint's folder, and remarks on others."""
+    found = checkpoints.newest()
+    return [str(found[0]), found[1]] if found else None
+
+
 def intervals(config: RunConfig, clips: int) -> Intervals:
     """Total steps, and when what recurs is due."""
     train = config.train
@@ -335,10 +352,10 @@ def _watch(config: RunConfig) -> Watch:
 def _reserve(
     config: RunConfig,
     bundle: Bundle,
-    sides: dict[str, list[Clip]],
     seconds: list[float],
     stop: StopFlag,
     event: OnEvent,
+    parallel: Parallel,
 ) -> Stream | None:
     """What is replayed if the base is being forgotten: general recordings, else its own clips.
 
@@ -348,9 +365,10 @@ def _reserve(
         return None
     clips = replayable(config)
     if clips:
-        encoded = encode_sides({"replay": clips}, bundle, stop, event)["replay"]
+        encoded = encode_sides({"replay": clips}, bundle, stop, event, parallel=parallel)["replay"]
     else:
-        encoded = reserve(bundle, seconds, stop, event)
+        with parallel.leader_first():
+            encoded = reserve(bundle, seconds, stop, event)
     size = config.replay.batch_size or config.train.batch_size
     frames = [example.frames for example in encoded]
     return Stream("replay", encoded, frames, size, config.replay.weight)

@@ -15,6 +15,7 @@ from tunesmith.data.quality import best
 from tunesmith.errors import UserError
 from tunesmith.families._bundle import Bundle
 from tunesmith.training.measure import forward, mean_loss
+from tunesmith.training.parallel import ALONE, Parallel
 from tunesmith.training.rehearsal import forgetting_clips
 from tunesmith.training.signals import StopFlag
 from tunesmith.types import Clip, Example
@@ -95,9 +96,22 @@ def _is_blank(value: Any) -> bool:
 
 
 def encode_sides(
-    sides: Mapping[str, list[Clip]], bundle: Bundle, stop: StopFlag, event: OnEvent, bands: int = 0
+    sides: Mapping[str, list[Clip]],
+    bundle: Bundle,
+    stop: StopFlag,
+    event: OnEvent,
+    bands: int = 0,
+    parallel: Parallel = ALONE,
 ) -> dict[str, EncodedClips]:
-    """Each side encoded; ``bands`` is as of :func:`tunesmith.data.encode.encode`."""
+    """Each side encoded; ``bands`` is as of :func:`tunesmith.data.encode.encode`.
+
+    Several processes share the clips out, then each finds all of them in the cache. One that has a
+    cache of its own encodes what it lacks.
+    """
+    if parallel.world > 1:
+        for clips in sides.values():
+            encode(parallel.share(clips), bundle, should_stop=stop, bands=bands)
+        parallel.meet()
     total = sum(map(len, sides.values()))
     encoded, before = {}, 0
     for side, clips in sides.items():
@@ -123,11 +137,12 @@ def base_losses(
     event: OnEvent,
     anchor: Sequence[Example] = (),
     bands: int = 0,
+    parallel: Parallel = ALONE,
 ) -> dict[str, float]:
     """Loss of the bare base, with the captions as they are: what a method that does not start as
     the base has to be compared with. ``anchor`` are clips of its own making."""
     encoded = encode_sides(
-        {side: sides[side] for side in ("valid", "general")}, bundle, stop, event, bands
+        {side: sides[side] for side in ("valid", "general")}, bundle, stop, event, bands, parallel
     )
     found = {}
     for clips, prefix in (
@@ -142,6 +157,7 @@ def base_losses(
                 config.train.batch_size,
                 lambda batch: forward(bundle, batch, dtype),
                 lambda: stop.check("stopped before training began; run the same command again"),
+                parallel,
             )
             found |= {prefix + name: value for name, value in values.items()}
     return found

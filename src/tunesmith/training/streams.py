@@ -9,11 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tunesmith.objectives.mixture import sum_counts
+from tunesmith.training.parallel import ALONE, Parallel
 from tunesmith.training.sampler import Sampler, stable_seed, with_drawn_caption
 from tunesmith.types import Batch, Example
 
 if TYPE_CHECKING:
-    from tunesmith.families._bundle import Bundle
+    from tunesmith.families._bundle import Bundle, LossModule
 
 MAIN = "train"
 
@@ -43,15 +45,25 @@ class Drawn:
 
     Attributes:
         stream: whose it is.
-        batches: one for each accumulated slice.
-        clips: how many clips these are.
+        batches: one for each accumulated slice: this process's share of it.
+        weights: of each; 0 for a stand-in, where a slice has fewer clips than there are processes.
+        clips: how many clips the slices hold, over all processes.
         epoch: of the last one.
     """
 
     stream: Stream
     batches: Sequence[Batch]
+    weights: Sequence[float]
     clips: int
     epoch: int
+
+    def counts(self, module: LossModule) -> dict[str, float]:
+        """What each term of this share's loss is a sum over."""
+        found = sum_counts(
+            {name: weight * count for name, count in module.count(batch).items()}
+            for batch, weight in zip(self.batches, self.weights, strict=True)
+        )
+        return {name: float(count) for name, count in found.items()}
 
 
 class Streams:
@@ -77,16 +89,27 @@ class Streams:
         return self._samplers[0][2]
 
     def draw(
-        self, step: int, accumulate: int, bundle: Bundle, caption_dropout: float
+        self,
+        step: int,
+        accumulate: int,
+        bundle: Bundle,
+        caption_dropout: float,
+        parallel: Parallel = ALONE,
     ) -> Iterator[Drawn]:
-        """The batches of one step, stream by stream: a pure function of seed and step."""
+        """The batches of one step, stream by stream: a pure function of seed and step.
+
+        Every process draws the same slices and takes its share of each. A share may be empty: then a
+        clip of another one stands in, so that all processes do the same work.
+        """
         for stream, seed, sampler in self._samplers:
-            batches, clips, epoch = [], 0, 0
+            batches, weights, clips, epoch = [], [], 0, 0
             for part in range(accumulate):
                 epoch, indices = sampler.batch(step * accumulate + part)
-                examples = [stream.examples[index] for index in indices]
+                mine = parallel.share(indices)
+                examples = [stream.examples[index] for index in mine or indices[:1]]
                 seeds = [stable_seed(seed, example.clip_id, epoch) for example in examples]
                 told = list(map(with_drawn_caption, examples, seeds))
                 batches.append(bundle.collate(told, seeds, caption_dropout))
-                clips += len(examples)
-            yield Drawn(stream, batches, clips, epoch)
+                weights.append(1.0 if mine else 0.0)
+                clips += len(indices)
+            yield Drawn(stream, batches, weights, clips, epoch)

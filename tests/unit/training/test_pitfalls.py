@@ -221,7 +221,9 @@ def test_what_a_preview_sounds_like():
 
 def hear(watch: Watch, *takes: list[Audio]) -> list[tuple[int, str]]:
     return [
-        (10 * i, one.name) for i, t in enumerate(takes) for one in watch.after_preview(10 * i, t)
+        (10 * i, one.name)
+        for i, t in enumerate(takes)
+        for one in watch.after_preview(10 * i, list(map(listen, t)))
     ]
 
 
@@ -230,7 +232,7 @@ def test_previews_that_collapse():
     for gone in ([silence(), silence()], [tone(300, moving=False), tone(900, moving=False)]):
         watch = Watch.usual(LR, auto_fix=True)
         assert hear(watch, base, base)[:1] == []
-        (found, *_) = watch.after_preview(20, gone)
+        (found, *_) = watch.after_preview(20, list(map(listen, gone)))
         assert found.name == "learning_rate"
         assert found.action == "roll_back"
         assert "collapsed" in found.message

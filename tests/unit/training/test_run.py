@@ -21,6 +21,7 @@ from tunesmith.families import find_base, load
 from tunesmith.formats.adapter import load_adapter, read_card, read_state
 from tunesmith.training import checkpoint
 from tunesmith.training import run as run_module
+from tunesmith.training.average import Average
 from tunesmith.training.checkpoint import Checkpoints
 from tunesmith.training.log import read_metrics
 from tunesmith.training.loop import Loop
@@ -284,28 +285,28 @@ def test_early_stopping(settings: Settings, tmp_path: Path):
 def test_averaged_weights_are_the_average(settings: Settings, monkeypatch: pytest.MonkeyPatch):
     history: list[torch.Tensor] = []
     loops: list[Loop] = []
-    average = Loop._average
+    average = Average.update
 
-    def watched(loop: Loop) -> None:
-        average(loop)
-        loops[:] = [loop]
-        history.append(next(iter(loop.names.values())).detach().clone())
+    def watched(self: Average, names: Any, step: int) -> None:
+        average(self, names, step)
+        history.append(next(iter(names.values())).detach().clone())
 
     start: list[torch.Tensor] = []
     run = Loop.run
 
     def started(loop: Loop) -> Any:
         start.append(next(iter(loop.names.values())).detach().clone())
+        loops[:] = [loop]
         return run(loop)
 
-    monkeypatch.setattr(Loop, "_average", watched)
+    monkeypatch.setattr(Average, "update", watched)
     monkeypatch.setattr(Loop, "run", started)
     go(settings(train__ema=0.3, train__steps=5))
     wanted = start[0]
     for step, weights in enumerate(history):
         decay = min(0.3, (1 + step) / (10 + step))
         wanted = decay * wanted + (1 - decay) * weights
-    found = next(iter(loops[0].averaged.values()))
+    found = next(iter(loops[0].average.weights.values()))
     assert len(history) == 5
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 

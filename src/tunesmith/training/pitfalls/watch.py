@@ -7,12 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tunesmith.training.pitfalls.finding import Finding, Heard, Step, Validation, Watcher
+from tunesmith.training.pitfalls.finding import Finding, Heard, Sound, Step, Validation, Watcher
 from tunesmith.training.pitfalls.forgetting import Forgetting
 from tunesmith.training.pitfalls.learning_rate import LearningRate
-from tunesmith.training.pitfalls.sounds import listen
 from tunesmith.training.pitfalls.too_long import TooLong
-from tunesmith.types import Audio
 
 
 class Watch:
@@ -58,11 +56,11 @@ class Watch:
     def after_validation(self, seen: Validation) -> list[Finding]:
         return self._ask(lambda one: one.after_validation(seen))
 
-    def after_preview(self, step: int, takes: Sequence[Audio]) -> list[Finding]:
-        """``takes`` are the previews of a step, one a prompt, always in the same order."""
-        if not self.watchers or not takes:
+    def after_preview(self, step: int, sounds: Sequence[Sound]) -> list[Finding]:
+        """``sounds`` are the previews of a step, one a prompt, always in the same order."""
+        if not sounds:
             return []
-        heard = Heard(step, [listen(take) for take in takes])
+        heard = Heard(step, sounds)
         return self._ask(lambda one: one.after_preview(heard))
 
     def _ask(self, ask: Callable[[Watcher], Finding | None]) -> list[Finding]:
