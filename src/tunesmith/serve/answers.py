@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
@@ -116,6 +117,11 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(UserError)
     def ours(request: Request, error: UserError) -> JSONResponse:
         return refused(error)
+
+    @app.exception_handler(sqlite3.ProgrammingError)
+    def closed(request: Request, error: sqlite3.ProgrammingError) -> JSONResponse:
+        # The queue was closed between the guard and the store, whose one such error this is.
+        return refused(Closing())
 
     @app.exception_handler(RequestValidationError)
     def malformed(request: Request, error: RequestValidationError) -> JSONResponse:

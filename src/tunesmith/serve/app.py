@@ -72,16 +72,17 @@ def application(
     app.include_router(routes_jobs.routes(service))
     app.include_router(routes_adapters.routes(service))
     app.include_router(routes_state.routes(service, metrics))
-    if access.token:
-        _with_token(app)
 
     @app.get("/openapi.json", include_in_schema=False)
     def document() -> dict[str, Any]:
-        return app.openapi()
+        return _document(app, bool(access.token))
 
     @app.get("/docs", include_in_schema=False)
     def docs() -> Response:
-        return Response(docs_page.render(app.openapi()), media_type="text/html; charset=utf-8")
+        return Response(
+            docs_page.render(_document(app, bool(access.token))),
+            media_type="text/html; charset=utf-8",
+        )
 
     def body_bytes(path: str) -> int:
         return shelf.most_bytes + _FORM_BYTES if path == _UPLOADS else BODY_BYTES
@@ -97,11 +98,13 @@ def application(
     )
 
 
-def _with_token(app: FastAPI) -> None:
-    """Say in the document what the guard asks for."""
-    made = app.openapi()
-    made["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-    made["security"] = [{"token": []}]
+def _document(app: FastAPI, token: bool) -> dict[str, Any]:
+    """The OpenAPI document, with what the guard asks for."""
+    made = dict(app.openapi())
+    if token:
+        schemes = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
+        made |= {"components": made["components"] | schemes, "security": [{"token": []}]}
+    return made
 
 
 __all__ = ["BODY_BYTES", "Access", "application"]

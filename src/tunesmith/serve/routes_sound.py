@@ -134,8 +134,7 @@ async def at_once(
 
 async def sound_of(service: Service, job: Job, kind: Format) -> Response:
     """The kept sound of a job that is done."""
-    file = await run_in_threadpool(service.jobs.result, job.id)
-    data = await run_in_threadpool(converted, file, kind)
+    data = await run_in_threadpool(lambda: converted(service.file(job), kind))
     return Response(data, media_type=kind.media_type, headers=_facts(job))
 
 

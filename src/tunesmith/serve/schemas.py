@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tunesmith.families._bundle import Bundle
 from tunesmith.serve.job import Fault, Job, State
@@ -13,6 +13,15 @@ from tunesmith.serve.job import Fault, Job, State
 FormatName = Literal["wav", "flac", "ogg", "mp3", "opus", "pcm"]
 JobId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 AdapterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+def _is_text(value: str) -> str:
+    # JSON can hold halves of characters, which no file and no tokenizer takes.
+    value.encode()
+    return value
+
+
+Text = Annotated[str, AfterValidator(_is_text)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 _TEXT = 1 << 16  # the server's own limits are narrower; this one keeps the document honest
 
@@ -44,7 +53,7 @@ class Sampling(_Strict):
 class Generation(_Strict):
     """A sound that is wanted."""
 
-    prompt: str = Field(max_length=_TEXT, description="What it is to sound like.")
+    prompt: Text = Field(max_length=_TEXT, description="What it is to sound like.")
     seconds: Annotated[float, Field(gt=0, le=3600)] | None = Field(
         None, description="Length; 5, or what the base can give if that is less."
     )
@@ -64,7 +73,7 @@ class Generation(_Strict):
     settings: Sampling = Field(
         default_factory=lambda: Sampling.model_construct(), description="How it is sampled."
     )
-    details: dict[str, str | int | Number] = Field(
+    details: dict[Text, Text | int | Number] = Field(
         {}, max_length=32, description="What else the base listens to: lyrics, bpm, key ..."
     )
 
@@ -90,7 +99,7 @@ class Speech(BaseModel):
     """A sentence to speak, as OpenAI's clients ask for it."""
 
     model: str = Field(max_length=200, description="The base's name, or `tunesmith`.")
-    input: str = Field(min_length=1, max_length=_TEXT, description="What is said.")
+    input: Text = Field(min_length=1, max_length=_TEXT, description="What is said.")
     voice: str = Field(max_length=64, description="An adapter's name, or `base`.")
     response_format: Literal["mp3", "opus", "flac", "wav", "pcm"] = "mp3"
     speed: Annotated[float, Field(ge=0.25, le=4)] = Field(

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fastapi import Request
@@ -18,7 +19,7 @@ from tunesmith.serve import request as asked
 from tunesmith.serve.job import Job
 from tunesmith.serve.jobs import Jobs
 from tunesmith.serve.live import Ended, Event, Part, Subscription
-from tunesmith.serve.refusals import Closing
+from tunesmith.serve.refusals import Closing, Gone, Unfinished
 from tunesmith.serve.shelf import Shelf
 
 _SEEDS = 2**32
@@ -72,7 +73,7 @@ class Service:
             HTTPException, UserError: it failed, or was called off.
         """
         over = False
-        with self.jobs.listen(job.id, parts=False) as events:
+        with self._listening(job, parts=False, keep=keep) as events:
             try:
                 async for event in self._while_there(request, events):
                     if isinstance(event, Ended):
@@ -86,7 +87,7 @@ class Service:
     async def parts(self, request: Request, job: Job, *, keep: bool) -> AsyncIterator[Part]:
         """The sound of a job as it is made. Raises as :meth:`ended`, before the first part or after."""
         over = False
-        with self.jobs.listen(job.id) as events:
+        with self._listening(job, parts=True, keep=keep) as events:
             try:
                 async for event in self._while_there(request, events):
                     if isinstance(event, Part):
@@ -97,6 +98,28 @@ class Service:
             finally:
                 if not over and not keep:
                     self.call_off(job.id)
+
+    def _listening(self, job: Job, *, parts: bool, keep: bool) -> Subscription:
+        try:
+            return self.jobs.listen(job.id, parts=parts)
+        except UserError:  # too many listen: nobody would ever hear of this job
+            if not keep:
+                self.call_off(job.id)
+            raise
+
+    def file(self, job: Job) -> Path:
+        """The kept sound of a job; also while the queue is being closed, when the store is not asked any more.
+
+        Raises:
+            Unfinished: it is not done.
+            Gone: it was, but its sound is no longer kept.
+        """
+        if job.state != "done":
+            raise Unfinished(job.id, job.state)
+        file = self.jobs.store.results / (job.file or "gone")
+        if not job.file or not file.is_file():
+            raise Gone(job.id)
+        return file
 
     async def _while_there(self, request: Request, events: Subscription) -> AsyncIterator[Event]:
         gone = asyncio.create_task(_gone(request))

@@ -113,7 +113,7 @@ def test_a_stream_comes_while_it_is_made(serving):
             async def receive():
                 if sent:
                     return sent.pop()
-                await asyncio.sleep(3600)
+                return await asyncio.sleep(3600)
 
             async def send(message):
                 got.append(message.get("body", b""))
@@ -251,7 +251,7 @@ def test_a_stream_that_fails_has_no_end(serving):
         async def receive():
             if left:
                 return left.pop()
-            await asyncio.sleep(3600)
+            return await asyncio.sleep(3600)
 
         async def send(message):
             sent.append(message)
