@@ -53,6 +53,7 @@ class SpeechT5Bundle(SequentialBundle):
     module: SpeechT5Loss
     settings = ()
     columns = (speaker.COLUMN,)
+    free_length = True
 
     def __init__(
         self,
