@@ -5,17 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tunesmith.api import Model
-from tunesmith.api import open as open_model
 from tunesmith.errors import UserError
-from tunesmith.evaluation.open import base_of
-from tunesmith.formats.adapter import card_hash, read_card
-from tunesmith.formats.sound import write_sound
 from tunesmith.studio.work import OnEvent
-from tunesmith.tasks.generate import generate
 from tunesmith.training.signals import StopFlag
+
+# The page is there at once; torch comes with the first sound.
+if TYPE_CHECKING:
+    from tunesmith.api import Model
 
 
 class Band:
@@ -58,6 +56,9 @@ class Band:
         """
         if not prompt.strip():
             raise UserError("no prompt", "say what is to be heard")
+        from tunesmith.formats.sound import write_sound
+        from tunesmith.tasks.generate import generate
+
         weights = {name: weight for name, (_, weight) in parts.items() if weight}
         with self._lock:
             model = self._opened(base, parts, on_event)
@@ -76,6 +77,9 @@ class Band:
     def _opened(
         self, base: str, parts: Mapping[str, tuple[Path, float]], on_event: OnEvent
     ) -> Model:
+        from tunesmith.api import open as open_model
+        from tunesmith.evaluation.open import base_of
+
         bases = {base_of(folder) for folder, _ in parts.values()}
         names = {(one.name, one.quantize) for one in bases} or {(base, "")}
         if len(names) > 1:
@@ -93,6 +97,8 @@ class Band:
 
     def _add(self, model: Model, name: str, folder: Path) -> None:
         """Make an adapter selectable, anew where its tensors have changed since."""
+        from tunesmith.formats.adapter import card_hash
+
         now = card_hash(folder)
         if self._known.get(name) == now:
             return
@@ -106,6 +112,8 @@ class Band:
 
 def triggers(folder: Path) -> list[str]:
     """Words that call for what an adapter was taught."""
+    from tunesmith.formats.adapter import read_card
+
     return [str(word) for word in read_card(folder).get("trigger_tokens") or ()]
 
 

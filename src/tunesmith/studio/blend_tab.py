@@ -8,13 +8,12 @@ from typing import Any
 
 import gradio as gr
 
-from tunesmith.api import blend
 from tunesmith.errors import UserError
 from tunesmith.families import EMBEDDED
 from tunesmith.formats.sound import read_made_of
 from tunesmith.studio import shown
 from tunesmith.studio.band import triggers
-from tunesmith.studio.parts import TICK_S, Studio, clock, news, on, stop_button
+from tunesmith.studio.parts import TICK_S, Studio, button, clock, news, on, stop_button
 
 MOST = 6
 """Sliders."""
@@ -49,14 +48,14 @@ def blend_tab(studio: Studio, demo: gr.Blocks, tab: gr.Tab) -> None:
         seconds = gr.Number(label="Seconds", value=4.0, minimum=0.5)
         seed = gr.Number(label="Seed", value=0, precision=0)
     with gr.Row():
-        play = gr.Button("Hear it", variant="primary", elem_id="hear")
-        stop = gr.Button("Stop")
+        play = button("Hear it", "hear", main=True)
+        stop = button("Stop")
     status = gr.HTML(elem_id="blend-status")
     heard = gr.HTML(elem_id="heard")
     gr.Markdown("### Keep it\nThe blend as one adapter, exactly the weighted sum.")
-    with gr.Row(equal_height=False):
+    with gr.Row(elem_classes="ends"):
         name = gr.Textbox(label="Name", value="blend")
-        keep = gr.Button("Export the blend", elem_id="keep-blend")
+        keep = button("Export the blend", "keep-blend")
     kept = gr.HTML(elem_id="kept")
     timer = gr.Timer(TICK_S, active=False)
 
@@ -108,6 +107,8 @@ def blend_tab(studio: Studio, demo: gr.Blocks, tab: gr.Tab) -> None:
         parts = weighed(labels, weights)
         if len(parts) < 2:
             raise UserError("a blend needs two adapters", "choose another one above")
+        from tunesmith.api import blend
+
         out = places.folder("blends", name)
         made = blend([(label, path, weight) for label, (path, weight) in parts.items()], out)
         line = f"blends/{out.name}: one adapter of rank {made.rank}, in {out}"
@@ -116,7 +117,7 @@ def blend_tab(studio: Studio, demo: gr.Blocks, tab: gr.Tab) -> None:
     on(adapters.change, choose, [adapters], [*sliders, hint])
     on(play.click, begin, [adapters, base, prompt, seconds, seed, *sliders], [timer])
     on(timer.tick, tick, [seen], [seen, status, heard, timer])
-    on(keep.click, export, [adapters, name, *sliders], [kept, adapters])
+    on(keep.click, export, [adapters, name, *sliders], [kept, adapters], busy=True)
     on(
         tab.select,
         lambda: (gr.Dropdown(choices=places.adapters()), gr.Timer(TICK_S, active=True)),

@@ -8,7 +8,7 @@ import gradio as gr
 
 from tunesmith.formats.sound import read_made_of
 from tunesmith.studio import shown
-from tunesmith.studio.parts import TICK_S, Studio, chosen, clock, news, on, stop_button
+from tunesmith.studio.parts import TICK_S, Studio, button, chosen, clock, news, on, stop_button
 from tunesmith.studio.train_tab import _words
 from tunesmith.studio.work import elsewhere
 
@@ -26,21 +26,21 @@ def compare_tab(studio: Studio, demo: gr.Blocks, tab: gr.Tab) -> None:
         info="Base and adapter get the same prompts and seeds.",
     )  # fmt: skip
     with gr.Row():
-        play = gr.Button("Play base and adapter", variant="primary", elem_id="compare")
-        stop = gr.Button("Stop")
+        play = button("Play base and adapter", "compare", main=True)
+        stop = button("Stop")
     status = gr.HTML(elem_id="compare-status")
     heard = gr.HTML(elem_id="compared")
     gr.Markdown(
         "### Did it help?\nMeasures base and adapter against the held-out recordings: nearer, "
         "forgotten, copied. More takes tell more surely and take longer."
     )
-    with gr.Row(equal_height=False):
+    with gr.Row(elem_classes="ends"):
         takes = gr.Number(label="Takes of each", value=64, precision=0, minimum=3)
         others = gr.Number(
             label="Takes of other prompts", value=32, precision=0, minimum=0,
             info="To see what is forgotten; 0 leaves it out.",
         )  # fmt: skip
-        measure = gr.Button("Evaluate", elem_id="evaluate")
+        measure = button("Evaluate", "evaluate")
     verdict = gr.HTML(elem_id="verdict")
     timer = gr.Timer(TICK_S, active=False)
 

@@ -15,7 +15,7 @@ from tunesmith.data.screen import FAULTS
 from tunesmith.errors import UserError
 from tunesmith.families import EMBEDDED
 from tunesmith.studio import shown
-from tunesmith.studio.parts import TICK_S, Studio, chosen, clock, news, on, stop_button
+from tunesmith.studio.parts import TICK_S, Studio, button, chosen, clock, news, on, stop_button
 from tunesmith.studio.work import elsewhere
 
 _HEADERS = ["clip", "caption", "source"]
@@ -63,37 +63,40 @@ def data_tab(studio: Studio, demo: gr.Blocks) -> gr.Dropdown:
             consent = gr.Textbox(label="Consent of whoever speaks", scale=3)
             language = gr.Textbox(label="Language", placeholder="en")
     with gr.Row():
-        start = gr.Button("Prepare", variant="primary", elem_id="prepare")
-        stop = gr.Button("Stop")
+        start = button("Prepare", "prepare", main=True)
+        stop = button("Stop")
     status = gr.HTML(elem_id="data-status")
     gr.Markdown("### Data set")
-    with gr.Row(equal_height=False):
+    with gr.Row(elem_classes="ends"):
         data = gr.Dropdown(label="Data set", choices=[], elem_id="data-set")
         method = gr.Dropdown(
             label="Enough for", choices=[*(need.method for need in NEEDS), *LIKE], value="lora"
         )
-        look = gr.Button("Look through it")
+        look = button("Look through it")
     report = gr.HTML(elem_id="data-report")
-    gr.Markdown("### Captions\nWhat training reads. Click a row to hear its clip; edit, then save.")
-    player = gr.HTML(elem_id="caption-player")
-    table = gr.Dataframe(
-        headers=_HEADERS,
-        datatype="str",
-        type="array",
-        interactive=True,
-        static_columns=[0, 2],
-        column_count=3,
-        column_widths=["28%", "57%", "15%"],
-        wrap=True,
-        max_height=420,
-        show_search="filter",
-        buttons=[],
-        elem_id="captions",
-        show_label=False,
-    )
-    with gr.Row():
-        save = gr.Button("Save captions", elem_id="save-captions")
-    saved = gr.HTML(elem_id="captions-saved")
+    with gr.Column(visible=False) as editor:
+        gr.Markdown(
+            "### Captions\nWhat training reads. Click a row to hear its clip; edit, then save."
+        )
+        player = gr.HTML(elem_id="caption-player")
+        table = gr.Dataframe(
+            headers=_HEADERS,
+            datatype="str",
+            type="array",
+            interactive=True,
+            static_columns=[0, 2],
+            column_count=3,
+            column_widths=["28%", "57%", "15%"],
+            wrap=True,
+            max_height=420,
+            show_search="filter",
+            buttons=[],
+            elem_id="captions",
+            show_label=False,
+        )
+        with gr.Row():
+            save = button("Save captions", "save-captions")
+        saved = gr.HTML(elem_id="captions-saved")
     timer = gr.Timer(TICK_S, active=False)
 
     def begin(source, files, name, base, method, *rest) -> tuple[str, Any]:
@@ -131,18 +134,27 @@ def data_tab(studio: Studio, demo: gr.Blocks) -> gr.Dropdown:
         piece = work.of(key)
         said = news(seen, "status", shown.status(piece, "Nothing is being prepared."))
         if piece is None or piece.state != "done" or seen.get("ended") == piece.ended_s:
-            return seen, said, gr.skip(), gr.skip(), gr.skip(), clock(work, key)
+            return seen, said, *[gr.skip()] * 4, clock(work, key)
         seen["ended"] = piece.ended_s
         folder = Path(piece.result["folder"])
         html = shown.data_report(piece.result, folder, places.source_of(folder.name), studio.shelf)
         names = chosen(places.data_sets(), folder.name)
-        return seen, said, html, _captions(folder), names, clock(work, key)
+        return seen, said, html, *edited(folder.name), names, clock(work, key)
+
+    def edited(name: str | None) -> tuple:
+        rows = _captions(places.folder("data", name)) if name else []
+        return rows, gr.Column(visible=bool(rows))
+
+    def choose(name: str) -> tuple:
+        return "", *edited(name)
 
     def reload() -> tuple:
         running = work.running("data/")
         names = places.data_sets()
         key = running[0].key if running else f"data/{names[0]}" if names else ""
-        return key, chosen(names, key.removeprefix("data/")), gr.Timer(TICK_S, active=True)
+        name = key.removeprefix("data/")
+        shown_now = edited(name if name in names else None)
+        return key, *shown_now, chosen(names, name), gr.Timer(TICK_S, active=True)
 
     def hear(event: gr.SelectData, name: str) -> str:
         clip = str(event.row_value[0])
@@ -161,11 +173,11 @@ def data_tab(studio: Studio, demo: gr.Blocks) -> gr.Dropdown:
     settings = [min_s, max_s, lufs, valid, caption, trigger, keep, rights, voice, consent, language]
     on(start.click, begin, [source, files, name, base, method, *settings], [watched, timer])
     on(look.click, check, [data, method], [watched, timer])
-    on(data.input, lambda name: _captions(places.folder("data", name)), [data], [table])
-    on(timer.tick, tick, [seen, watched], [seen, status, report, table, data, timer])
+    on(data.input, choose, [data], [report, table, editor])
+    on(timer.tick, tick, [seen, watched], [seen, status, report, table, editor, data, timer])
     on(table.select, hear, [data], [player])
     on(save.click, write, [data, table], [saved, table])
-    on(demo.load, reload, [], [watched, data, timer])
+    on(demo.load, reload, [], [watched, table, editor, data, timer])
     stop_button(studio, stop, watched)
     return data
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from tunesmith.formats.card import model_card
 from tunesmith.studio import shown
-from tunesmith.studio.parts import TICK_S, Studio, chosen, clock, news, on, stop_button
+from tunesmith.studio.parts import TICK_S, Studio, button, chosen, clock, news, on, stop_button
 from tunesmith.studio.work import elsewhere
 
 _FORMS = [
@@ -28,12 +27,12 @@ def export_tab(studio: Studio, demo: gr.Blocks, tab: gr.Tab) -> None:
         form = gr.Dropdown(label="Form", choices=_FORMS, value="merged", elem_id="form")
         name = gr.Textbox(label="Name", value="mine-merged")
     with gr.Row():
-        write = gr.Button("Export", variant="primary", elem_id="export")
-        stop = gr.Button("Stop")
+        write = button("Export", "export", main=True)
+        stop = button("Stop")
     status = gr.HTML(elem_id="export-status")
     gr.Markdown("### Card\nWhat the hub would show: base, method, measures, rights.")
     with gr.Row():
-        show = gr.Button("Show the card", elem_id="show-card")
+        show = button("Show the card", "show-card")
     hint = gr.HTML()
     card = gr.Textbox(
         label="README.md", lines=12, max_lines=24, interactive=False, visible=False,
@@ -60,6 +59,8 @@ def export_tab(studio: Studio, demo: gr.Blocks, tab: gr.Tab) -> None:
         return seen, news(seen, "status", said), clock(work, key)
 
     def describe(label: str) -> tuple[Any, str]:
+        from tunesmith.formats.card import model_card
+
         folder = places.adapter(label)
         command = f"tunesmith push {shlex.quote(str(folder))} OWNER/NAME"
         hint = f"<p>To share it on the hub: <code>{shown.text(command)}</code></p>"

@@ -10,7 +10,7 @@ import gradio as gr
 from tunesmith.listen import analyse, write_results
 from tunesmith.listen.words import headline, remarks, sentences
 from tunesmith.studio import shown
-from tunesmith.studio.parts import TICK_S, Studio, chosen, clock, news, on, stop_button
+from tunesmith.studio.parts import TICK_S, Studio, button, chosen, clock, news, on, stop_button
 from tunesmith.studio.train_tab import _words
 from tunesmith.studio.work import Piece, elsewhere
 
@@ -43,16 +43,16 @@ def listen_tab(studio: Studio, demo: gr.Blocks, tab: gr.Tab) -> None:
         label="Prompts, one a line", lines=2, info="Empty: captions of the held-out recordings."
     )
     with gr.Row():
-        make = gr.Button("Make the test", variant="primary", elem_id="make-test")
-        stop = gr.Button("Stop")
+        make = button("Make the test", "make-test", main=True)
+        stop = button("Stop")
     status = gr.HTML(elem_id="listen-status")
     gr.Markdown("### Tests")
-    with gr.Row(equal_height=False):
+    with gr.Row(elem_classes="ends"):
         test = gr.Dropdown(label="Test", choices=[], elem_id="test")
         listeners = gr.Number(label="Listeners", value=5, precision=0, minimum=1)
-        serve = gr.Button("Show it to listeners", elem_id="serve-test")
-        end = gr.Button("Stop showing")
-        results = gr.Button("Results", elem_id="results")
+        serve = button("Show it to listeners", "serve-test")
+        end = button("Stop showing")
+        results = button("Results", "results")
     links = gr.HTML(elem_id="links")
     found = gr.HTML(elem_id="found")
     timer = gr.Timer(TICK_S, active=False)
@@ -134,7 +134,7 @@ def listen_tab(studio: Studio, demo: gr.Blocks, tab: gr.Tab) -> None:
     on(make.click, begin, [sides, kind, name, title, items, seconds, prompts], [watched, timer])
     on(serve.click, show, [test, listeners], [timer])
     on(end.click, hide, [test], [])
-    on(results.click, tell, [test], [found])
+    on(results.click, tell, [test], [found], busy=True)
     shows = [seen, status, links, test, timer]
     on(timer.tick, tick, [seen, watched, test], shows)
     on(test.input, tick, [seen, watched, test], shows)

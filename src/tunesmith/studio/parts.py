@@ -69,10 +69,32 @@ def _error(message: str) -> gr.Error:
     return gr.Error(lines, duration=15, title="That did not work", print_exception=False)
 
 
-def on(event: Callable[..., Any], function: Callable[..., Any], inputs: Any, outputs: Any) -> Any:
-    """Listen to an event: no programming interface, no spinner over what is shown."""
+def on(
+    event: Callable[..., Any],
+    function: Callable[..., Any],
+    inputs: Any,
+    outputs: Any,
+    *,
+    busy: bool = False,
+) -> Any:
+    """Listen to an event: no programming interface; a spinner over the outputs only if it is ``busy``."""
     return event(
-        one_line(function), inputs, outputs, api_visibility="private", show_progress="hidden"
+        one_line(function),
+        inputs,
+        outputs,
+        api_visibility="private",
+        show_progress="full" if busy else "hidden",
+    )
+
+
+def button(words: str, elem_id: str = "", *, main: bool = False) -> gr.Button:
+    """A button as wide as its words, so that a row shows which one matters."""
+    return gr.Button(
+        words,
+        variant="primary" if main else "secondary",
+        elem_id=elem_id or None,
+        scale=0,
+        min_width=190,
     )
 
 
@@ -115,6 +137,7 @@ def stop_button(studio: Studio, button: gr.Button, watched: gr.State) -> None:
 __all__ = [
     "TICK_S",
     "Studio",
+    "button",
     "chosen",
     "clock",
     "methods",

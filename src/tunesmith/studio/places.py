@@ -130,6 +130,9 @@ class Places:
         wanted = [one for one in paths if one.suffix.lower() in sound | _BESIDE]
         if not any(one.suffix.lower() in sound for one in wanted):
             raise UserError("no recordings among the uploaded files", "wav, flac, ogg, mp3, aiff")
+        names = [one.name.lower() for one in wanted]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise UserError(f"two of the files are called {twice}", "rename one of them")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for path in wanted:

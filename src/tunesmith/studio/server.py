@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from tunesmith.errors import Stopped, UserError
 from tunesmith.listen.binding import address_of, bound, is_loopback
 from tunesmith.studio.places import Places
+from tunesmith.studio.work import Work
 from tunesmith.training.signals import StopFlag
 
 HOST, PORT = "127.0.0.1", 7860
@@ -212,28 +213,7 @@ def serve(
             f"{root} cannot be made ({error.strerror})", "give another folder"
         ) from None
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
-    try:
-        import uvicorn
-
-        from tunesmith.studio.parts import Studio
-    except ImportError as error:
-        raise UserError(
-            f"the studio needs the package '{error.name}'", "pip install 'tunesmith[studio]'"
-        ) from None
-    from tunesmith.studio.work import Work
-
     flag = stop or StopFlag()
-
-    class Server(uvicorn.Server):
-        """Stops by the house's own flag, which the second Ctrl-C overrides."""
-
-        @contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
-
-        async def on_tick(self, counter: int) -> bool:
-            return bool(flag()) or await super().on_tick(counter)
-
     with bound(host, port) as sock:
         local = is_loopback(sock)
         if not local and not password:
@@ -241,6 +221,25 @@ def serve(
                 f"{host} lets other machines in, and there is no password",
                 "put one into TUNESMITH_STUDIO_PASSWORD or a file (--password-file)",
             )
+        try:
+            import uvicorn
+
+            from tunesmith.studio.parts import Studio
+        except ImportError as error:
+            raise UserError(
+                f"the studio needs the package '{error.name}'", "pip install 'tunesmith[studio]'"
+            ) from None
+
+        class Server(uvicorn.Server):
+            """Stops by the house's own flag, which the second Ctrl-C overrides."""
+
+            @contextmanager
+            def capture_signals(self) -> Iterator[None]:
+                yield
+
+            async def on_tick(self, counter: int) -> bool:
+                return bool(flag()) or await super().on_tick(counter)
+
         studio = Studio(Places(root, local, allow), Work(most), host=host)
         config = uvicorn.Config(
             application(studio, password=password, local=local),

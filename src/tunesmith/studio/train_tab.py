@@ -12,7 +12,7 @@ from tunesmith.errors import UserError
 from tunesmith.families import EMBEDDED
 from tunesmith.registry import recipes
 from tunesmith.studio import shown
-from tunesmith.studio.parts import TICK_S, Studio, chosen, clock, methods, news, on
+from tunesmith.studio.parts import TICK_S, Studio, button, chosen, clock, methods, news, on
 from tunesmith.studio.work import elsewhere
 from tunesmith.training.log import read_metrics
 
@@ -59,14 +59,14 @@ def train_tab(studio: Studio, demo: gr.Blocks, tab: gr.Tab) -> None:
             elem_id="train-words",
         )
     with gr.Row():
-        plan = gr.Button("Plan", elem_id="plan")
-        start = gr.Button("Train", variant="primary", elem_id="train")
+        plan = button("Plan", "plan")
+        start = button("Train", "train", main=True)
     planned = gr.HTML(elem_id="planned")
     gr.Markdown("### Run")
-    with gr.Row(equal_height=False):
+    with gr.Row(elem_classes="ends"):
         run = gr.Dropdown(label="Run", choices=[], elem_id="run")
-        stop = gr.Button("Stop and save", elem_id="train-stop")
-        resume = gr.Button("Resume", elem_id="train-resume")
+        stop = button("Stop and save", "train-stop")
+        resume = button("Resume", "train-resume")
     status = gr.HTML(elem_id="train-status")
     curves = gr.HTML(elem_id="curves")
     pitfalls = gr.HTML(elem_id="pitfalls")
@@ -149,7 +149,7 @@ def train_tab(studio: Studio, demo: gr.Blocks, tab: gr.Tab) -> None:
         )
 
     settings = [name, data, general, base, recipe, method, steps, words]
-    on(plan.click, tell_plan, settings, [planned])
+    on(plan.click, tell_plan, settings, [planned], busy=True)
     on(start.click, begin, settings, [run, timer])
     on(resume.click, go_on, [run], [run, timer])
     on(stop.click, stopped, [run], [])
