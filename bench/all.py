@@ -35,6 +35,7 @@ SCRIPTS = (
     "contract",
     "small_geometry",
     "kill_resume",
+    "two_processes",
     "pocket",
     "pocket_voice",
     "demo",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,8 +20,9 @@ def write_bytes(path: Path, data: bytes) -> None:
     Errors: :class:`ResourceError` when the disk is full, :class:`UserError` when the place cannot
     be written.
     """
-    # The pid keeps an orphan of a killed run from writing into the same temporary file.
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name[-80:]}")
+    # The pid keeps an orphan of a killed run from writing into the same temporary file, the machine's
+    # name a process of the same number elsewhere, where a cache is shared.
+    temporary = path.with_name(f".tmp-{platform.node()[:40]}-{os.getpid()}-{path.name[-80:]}")
     try:
         with open(temporary, "wb") as file:
             file.write(data)
