@@ -27,6 +27,7 @@ SCRIPTS = (
     "pocket_diffusion",
     "hostile",
     "kill_prepare",
+    "prepare_ray",
     "peft_opens",
     "adapters",
     "plan",

@@ -99,7 +99,7 @@ def combinations(
         count *= len(axis)
     if draw is not None and draw < count:
         # Drawn by number: a grid of a million need not be written down for fifty of it.
-        chosen = sorted(random.Random(seed).sample(range(count), draw))
+        chosen = _drawn(count, draw, seed)
     else:
         chosen = list(range(min(count, MOST + 1)))
     if len(chosen) > MOST:
@@ -107,6 +107,16 @@ def combinations(
             f"{count:,} combinations are more than {MOST:,}", "give fewer values, or --random 50"
         )
     return [_numbered(axes, number) for number in chosen]
+
+
+def _drawn(count: int, draw: int, seed: int) -> list[int]:
+    """So many different numbers below ``count``, which may be beyond what a range can be long."""
+    if count <= 2 * draw:
+        return sorted(random.Random(seed).sample(range(count), draw))
+    rng, chosen = random.Random(seed), set()
+    while len(chosen) < min(draw, MOST + 1):
+        chosen.add(rng.randrange(count))
+    return sorted(chosen)
 
 
 def _numbered(axes: Sequence[Sequence[str]], number: int) -> tuple[str, ...]:
@@ -154,7 +164,7 @@ def trials_of(
         raise UserError("out is the sweep's own", "give --out one folder")
     trials: list[Trial] = []
     faults: dict[Fault, list[str]] = {}
-    for number, few in enumerate(chosen):
+    for few in chosen:
         try:
             loaded = load_config(file, given, [*common, *few], recipe)
         except ConfigError as error:
@@ -162,7 +172,6 @@ def trials_of(
                 faults.setdefault(fault, []).append(" ".join(few))
             continue
         trials.append(_trial(loaded, few, out))
-        del number
     if faults:
         raise ConfigError(
             fault if len(where) == len(chosen) else replace(fault, where=_of(where))

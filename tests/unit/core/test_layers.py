@@ -26,7 +26,7 @@ LAYERS = [
     ["training"],
     ["evaluation"],
     ["listen", "report"],
-    ["demo", "voice_demo", "api"],
+    ["demo", "voice_demo", "sweep", "api"],
     ["serve"],
     ["studio", "cli"],
     ["__main__"],
