@@ -1,0 +1,233 @@
+"""A step of a MusicGen's decoder over caches that lie ready, for a fixed number of rows.
+
+``transformers`` asks layer by layer what its cache, its masks and its attention are; for one token that
+costs more than the token. Here all that is settled beforehand: queries, keys and values are one product,
+so are all heads; keys and values of the text are computed once; a step appends to the caches in place.
+The weights are the model's own, and so are adapters that a mixer has put on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tunesmith.families._attention import JOINED
+from tunesmith.families.musicgen.loss import MusicgenLoss
+from tunesmith.serve._products import Product, joined
+
+BUCKET = 64
+"""Attention looks at so many places at a time: shapes change every so many steps, not at each."""
+_TEXT = 16  # the same of texts
+
+
+@dataclass(slots=True)
+class _Layer:
+    """A layer of the decoder, as a step needs it."""
+
+    plain: Any
+    qkv: Product
+    out: Product
+    text_q: Product
+    text_out: Product
+    up: Product
+    down: Product
+    own: Tensor  # [R * positions, 2 D]: keys, then values
+    text: Tensor  # [R, texts, 2 D]
+
+
+class Decoder:
+    """Rows ``0..S-1`` are the slots with their text, rows ``S..2S-1`` the same without it (guidance).
+
+    Args:
+        module: the loss module; in evaluation mode while steps are made.
+        slots: S.
+        positions: the most that a sequence has.
+        int8: weights of the linears in 8 bits, on a CPU.
+
+    Attributes:
+        codebooks, codes: K and V.
+        device: where it lives.
+    """
+
+    def __init__(
+        self, module: MusicgenLoss, slots: int, positions: int, *, int8: bool = False
+    ) -> None:
+        self._module = module
+        decoder = module.model.decoder
+        config = decoder.config
+        inner = decoder.model.decoder
+        self.slots, self.positions = slots, positions
+        self.codebooks, self.codes = len(decoder.lm_heads), int(config.vocab_size)
+        self._width, self._heads = int(config.hidden_size), int(config.num_attention_heads)
+        self._size = self._width // self._heads
+        tables = joined([one.weight for one in inner.embed_tokens])
+        device, self._dtype = tables.device, tables.dtype
+        self.device = device
+        self._tables = tables
+        self._offsets = torch.arange(self.codebooks, device=device) * (self.codes + 1)
+        self._places = inner.embed_positions.get_embedding(positions, self._width).to(tables)
+        self._norm = inner.layer_norm
+        self._logits = Product(list(decoder.lm_heads), int8=int8)
+        rows = 2 * slots
+        self._begins = torch.arange(rows, device=device) * positions
+        self._span = torch.arange(positions, device=device)
+        self._texts = _TEXT
+        self._lengths = [0] * slots
+        self._text_mask = torch.full((rows, 1, 1, self._texts), -torch.inf, device=device)
+        self._views: dict[tuple[int, int], list[tuple[Tensor, ...]]] = {}
+
+        def room(length: int) -> Tensor:
+            return torch.zeros(rows * length, 2 * self._width, device=device, dtype=self._dtype)
+
+        self._layers: list[_Layer] = []
+        for plain in inner.layers:
+            own, text = plain.self_attn, plain.encoder_attn
+            products = [
+                Product(some, int8=int8)
+                for some in (
+                    [own.q_proj, own.k_proj, own.v_proj],
+                    [own.out_proj],
+                    [text.q_proj],
+                    [text.out_proj],
+                    [plain.fc1],
+                    [plain.fc2],
+                )
+            ]
+            caches = room(positions), room(self._texts).view(rows, self._texts, -1)
+            self._layers.append(_Layer(plain, *products, *caches))
+        for slot in range(slots):
+            self.clear(slot)
+
+    # --- slots ---
+
+    @torch.inference_mode()
+    def begin(self, slot: int, states: Tensor, mask: Tensor) -> None:
+        """Give a slot its text. A mixer is in use with the slot's row alone.
+
+        Args:
+            slot: which.
+            states: ``[2, L, D]``, projected: with the text and without.
+            mask: ``[2, L]``, 1 where a state is seen.
+        """
+        states, mask = self._module.joined_text(states, mask)
+        length = states.shape[1]
+        self._make_room(length)
+        lowest = torch.finfo(self._dtype).min
+        if mask.dim() == 2:
+            # Not −∞: a row that sees nothing still has to have a sum. What it sees is zero.
+            mask = torch.where(mask.bool(), 0.0, lowest)[:, None, None]
+        rows = self._rows(slot)
+        self._text_mask[rows] = -torch.inf
+        self._text_mask[rows, :, :, :length] = mask.clamp(min=lowest).to(self._text_mask)
+        for layer in self._layers:
+            attention = layer.plain.encoder_attn
+            both = torch.cat([attention.k_proj(states), attention.v_proj(states)], -1)
+            layer.text[rows, length:] = 0
+            layer.text[rows, :length] = both
+        self._lengths[slot] = length
+
+    def end(self, slot: int) -> None:
+        """The slot is free."""
+        self._lengths[slot] = 0
+
+    @torch.inference_mode()
+    def clear(self, slot: int) -> None:
+        """Leave nothing of what was in a slot, such as numbers that are none."""
+        rows = self._rows(slot)
+        for layer in self._layers:
+            layer.own.view(2 * self.slots, self.positions, -1)[rows] = 0
+            layer.text[rows] = 0
+        self._text_mask[rows] = -torch.inf
+        self._text_mask[rows, :, :, 0] = 0
+        self._lengths[slot] = 0
+
+    def _rows(self, slot: int) -> list[int]:
+        return [slot, self.slots + slot]
+
+    def _make_room(self, length: int) -> None:
+        """Let texts be so long."""
+        if length <= self._texts:
+            return
+        more = 1 << (length - 1).bit_length()
+        self._text_mask = F.pad(self._text_mask, (0, more - self._texts), value=-torch.inf)
+        for layer in self._layers:
+            layer.text = F.pad(layer.text, (0, 0, 0, more - self._texts))
+        self._texts = more
+        self._views.clear()
+
+    # --- steps ---
+
+    @torch.inference_mode()
+    def step(self, tokens: Tensor, places: Tensor, furthest: int) -> Tensor:
+        """Logits ``[2S, K, V]`` in float32 of what follows.
+
+        Args:
+            tokens: ``[S, K]``, the last of each slot.
+            places: ``[S]``, where they stand: the slot's position.
+            furthest: the largest of these.
+        """
+        seen = min(self.positions, _rounded(furthest + 1, BUCKET))
+        texts = min(self._texts, _rounded(max(1, *self._lengths), _TEXT))
+        if (seen, texts) not in self._views:
+            if len(self._views) > 4:
+                self._views.clear()
+            self._views[seen, texts] = [self._view(layer, seen, texts) for layer in self._layers]
+        return self._run(tokens, places, self._views[seen, texts], seen, texts)
+
+    def _view(self, layer: _Layer, seen: int, texts: int) -> tuple[Tensor, ...]:
+        """Keys and values ``[R, H, L, d]`` of the sequence, then of the text."""
+        rows, shape = 2 * self.slots, (2, self._heads, self._size)
+        own = layer.own.view(rows, self.positions, *shape)[:, :seen]
+        text = layer.text.view(rows, self._texts, *shape)[:, :texts]
+        return tuple(one[:, :, part].transpose(1, 2) for one in (own, text) for part in (0, 1))
+
+    def _run(
+        self, tokens: Tensor, places: Tensor, views: list[Any], seen: int, texts: int
+    ) -> Tensor:
+        width = self._width
+        x = F.embedding(tokens + self._offsets, self._tables).sum(1) + self._places[places]
+        x = torch.cat([x, x])
+        both = torch.cat([places, places])
+        mask = torch.zeros((len(both), seen), dtype=self._dtype, device=x.device)
+        mask.masked_fill_(self._span[:seen] > both[:, None], -torch.inf)
+        mask = mask[:, None, None]
+        text_mask = self._text_mask[..., :texts].to(self._dtype)
+        where = self._begins + both
+        for layer, (keys, values, text_keys, text_values) in zip(self._layers, views, strict=True):
+            plain = layer.plain
+            qkv = layer.qkv(_norm(x, plain.self_attn_layer_norm))
+            layer.own.index_copy_(0, where, qkv[:, width:])
+            heard = self._attend(qkv[:, :width], keys, values, mask, plain.self_attn)
+            x = x + layer.out(heard)
+            query = layer.text_q(_norm(x, plain.encoder_attn_layer_norm))
+            heard = self._attend(query, text_keys, text_values, text_mask, plain.encoder_attn)
+            x = x + layer.text_out(heard)
+            wide = plain.activation_fn(layer.up(_norm(x, plain.final_layer_norm)))
+            x = x + layer.down(wide)
+        logits = self._logits(_norm(x, self._norm))
+        return logits.view(len(x), self.codebooks, -1).float()
+
+    def _attend(
+        self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, attention: Any
+    ) -> Tensor:
+        query = query.view(-1, 1, self._heads, self._size).transpose(1, 2)
+        prefix = attention._modules.get(JOINED)
+        if prefix is not None:
+            keys, values, mask = prefix(keys, values, mask, query)
+        heard = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+        return heard.transpose(1, 2).reshape(-1, self._width)
+
+
+def _norm(x: Tensor, norm: Any) -> Tensor:
+    return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
+def _rounded(length: int, unit: int) -> int:
+    return -(-length // unit) * unit
+
+
+__all__ = ["BUCKET", "Decoder"]
