@@ -57,6 +57,9 @@ class Mixed(nn.Module):
             "up", torch.zeros(ranks, sizes[0], device=device, dtype=dtype), persistent=False
         )
         self.slots: frozenset[int] = frozenset()
+        self.touched = (
+            False  # a compiled step would ask for the very slots, and compile anew for others
+        )
         self._written: set[int] = set()
         self._picked: tuple[int, Tensor, Tensor] | None = None
 
@@ -80,13 +83,15 @@ class Mixed(nn.Module):
         """
         size = 0 if factors is None else factors[0].shape[0]
         if factors is not None:
-            done = 0
+            down, up = (one.to(self.down.device, self.down.dtype) for one in factors)
+            one, done = torch.eye(size, device=up.device, dtype=up.dtype), 0
             for begin, end in runs(ranks[:size]):
                 part = slice(done, done + end - begin)
-                self.down[begin:end].copy_(factors[0][part])
-                self.up[begin:end].copy_(factors[1][:, part].T)
+                self.down[begin:end].copy_(down[part])
+                # 1 times it: exact, and on a CPU the product transposes in half of the time of a copy.
+                torch.mm(one[part], up.T, out=self.up[begin:end])
                 done += end - begin
-            self.slots |= {slot}
+            self.slots, self.touched = self.slots | {slot}, True
         if stale := sorted(self._written.intersection(ranks[size:])):
             for begin, end in runs(stale):
                 self.up[begin:end].zero_()
@@ -95,6 +100,7 @@ class Mixed(nn.Module):
     def forget(self, slot: int) -> None:
         """No row asks for this slot any more; what lies in its ranks is overwritten by the next."""
         self.slots -= {slot}
+        self.touched = bool(self.slots)
 
     def _factors(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """A ``[W, k]`` and B ``[W, d]`` of the ranks that the rows have weights for."""
@@ -110,7 +116,7 @@ class Mixed(nn.Module):
         if rows.ranks is None:
             return False
         if rows.used is None:  # in a compiled step
-            return rows.fixed or bool(self.slots)
+            return rows.fixed or self.touched
         return not self.slots.isdisjoint(rows.used)
 
 
