@@ -95,7 +95,7 @@ def on_ray(source: Path, dest: Path) -> dict[str, Any]:
         [sys.executable, "-c", RAY, str(source), str(dest)],
         capture_output=True,
         text=True,
-        env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"},
     )
     if done.returncode:
         sys.exit(done.stderr[-4000:])

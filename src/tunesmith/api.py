@@ -28,6 +28,9 @@ from tunesmith.formats.merged import merge as _merge
 from tunesmith.formats.sound import write_sound as _write_sound
 from tunesmith.formats.switch import Switch
 from tunesmith.methods._adapter import Adapter
+from tunesmith.sweep import Table, trials_of
+from tunesmith.sweep import Wishes as SweepWishes
+from tunesmith.sweep import sweep as _sweep
 from tunesmith.tasks.edit import edit
 from tunesmith.tasks.generate import Take, generate
 from tunesmith.tasks.inpaint import inpaint
@@ -80,6 +83,36 @@ def train(
     if not resume:
         loaded = with_data(loaded)
     return run_training(loaded, resume=resume)
+
+
+def sweep(
+    words: Sequence[str],
+    *,
+    out: str | Path,
+    config: str | Path | None = None,
+    recipe: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    draw: int | None = None,
+    **wishes: Any,
+) -> Table:
+    """Train every combination of some settings and compare them by KAD to held-out clips.
+
+    Args:
+        words: settings with several values: ``["method.rank=4,16", "train.lr=1e-4,3e-4"]``.
+        out: the sweep's folder.
+        config, recipe: as for :func:`train`.
+        settings: dotted keys to values that are the same in all.
+        draw: try so many combinations at random.
+        wishes: those of :class:`tunesmith.sweep.Wishes`: ``takes=32``, ``engine="ray"`` ...
+
+    Raises:
+        tunesmith.errors.ConfigError: every fault of every combination, before anything trains.
+    """
+    file, told = Path(config) if config is not None else None, SweepWishes(**wishes)
+    trials = trials_of(
+        file, words, settings or {}, Path(out), recipe=recipe, draw=draw, seed=told.seed
+    )
+    return _sweep(trials, Path(out), wishes=told)
 
 
 def evaluate(
@@ -327,6 +360,7 @@ __all__ = [
     "open",
     "prepare",
     "read_sound",
+    "sweep",
     "train",
     "write_sound",
 ]

@@ -149,10 +149,11 @@ def test_the_worst_stop_and_the_rest_end_as_if_never_paused(grid, here, tmp_path
     assert begun == [False, True, True]
     loaded = trial_module.load_config(paused / "config.yaml", {"out": str(tmp_path / "whole")})
     trial_module.train(loaded, resume=False)
-    for name, part in read_state(tmp_path / "whole")["components"].items():
-        other = read_state(paused)["components"][name]
-        assert part.keys() == other.keys()
-        assert all(bool((part[key] == other[key]).all()) for key in part)
+    whole, mine = read_state(tmp_path / "whole"), read_state(paused)
+    assert whole.keys() == mine.keys()
+    for component, tensors in whole.items():
+        assert tensors.keys() == mine[component].keys()
+        assert all(bool((mine[component][key] == one).all()) for key, one in tensors.items())
 
     here.clear()
     again = sweep(trials, out, wishes=WISHES)

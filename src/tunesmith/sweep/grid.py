@@ -97,11 +97,10 @@ def combinations(
     count = 1
     for axis in axes:
         count *= len(axis)
+    chosen = list(range(min(count, MOST + 1)))
     if draw is not None and draw < count:
         # Drawn by number: a grid of a million need not be written down for fifty of it.
         chosen = _drawn(count, draw, seed)
-    else:
-        chosen = list(range(min(count, MOST + 1)))
     if len(chosen) > MOST:
         raise UserError(
             f"{count:,} combinations are more than {MOST:,}", "give fewer values, or --random 50"

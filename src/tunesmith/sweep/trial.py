@@ -19,7 +19,7 @@ from tunesmith.config import Loaded, load_config
 from tunesmith.data.load import load_dataset
 from tunesmith.data.quality import best
 from tunesmith.embeddings import open_embedder
-from tunesmith.errors import Stopped, UserError
+from tunesmith.errors import Diverged, Stopped, UserError
 from tunesmith.evaluation.crowds import crowd_kad
 from tunesmith.evaluation.hearing import embed
 from tunesmith.evaluation.takes import make_takes
@@ -108,6 +108,8 @@ def run_trial(
             told["rungs"][str(steps)] = _kad(at_rung, reference, embedding)["kad"]
     except UserError as error:
         # A rate that is too high, a batch that is too large: that is what a sweep is there to find.
+        if not isinstance(error, Diverged):  # which would diverge again
+            return told | {"failed": str(error)}
         told["failed"] = str(error)
     write_json(folder / FILE, told)
     return told

@@ -37,9 +37,10 @@ def row(answer: Mapping[str, Any], file: str = "", data: bytes = b"") -> dict[st
 
 
 def source_to_json(source: Source) -> dict[str, Any]:
+    """A recording as a worker is told of it, whose working folder is another."""
     remote = source.remote
     return {
-        "path": str(source.path),
+        "path": os.path.abspath(source.path),
         "name": source.name,
         "size_bytes": source.size_bytes,
         "remote": None if remote is None else [remote.url, remote.path, remote.version],
@@ -61,6 +62,12 @@ def _source(value: Mapping[str, Any]) -> Source:
                 "keep the recordings where all machines see them, or give a URL (s3://, gs://, hf:// ...)",
             )
     return source
+
+
+def anywhere(model: str) -> str:
+    """The name of a model, ``clap:FOLDER`` among them, with its folder's whole path if it has one."""
+    kind, colon, rest = model.rpartition(":")
+    return f"{kind}{colon}{os.path.abspath(rest)}" if os.path.isdir(rest) else model
 
 
 def _failed(index: int, error: UserError) -> dict[str, list[Any]]:

@@ -113,7 +113,7 @@ class RayEngine:
         told = [{"folder": str(one.folder), "files": one.files} for one in staged]
         with _shown_in(folder) as nonce:
             given = {
-                "name": captioner.name,
+                "name": workers_of.anywhere(captioner.name),
                 "fingerprint": captioner.fingerprint,
                 "staging": str(folder),
                 "nonce": nonce,
@@ -129,7 +129,7 @@ class RayEngine:
         cache.mkdir(parents=True, exist_ok=True)
         told = [{"clip": asdict(clip) | {"path": str(clip.path.resolve())}} for clip in clips]
         with _shown_in(cache) as nonce:
-            given = {"base": base, "cache": str(cache), "nonce": nonce}
+            given = {"base": workers_of.anywhere(base), "cache": str(cache), "nonce": nonce}
             for done in self._counted(told, workers_of.Encoder, given):
                 if number := should_stop():
                     raise Stopped(number, f"stopped while encoding; {_KEEP_GOING}")
@@ -209,7 +209,7 @@ class _FarCaptioner:
         self._ray, self.name = ray, name
         # Not a CPU of its own: it waits while the pool that hears everything has them.
         far = ray.remote(num_cpus=0, num_gpus=gpus)(workers_of.Listener)
-        self._actor = far.remote(name)
+        self._actor = far.remote(workers_of.anywhere(name))
         about = ray.get(self._actor.about.remote())
         if "message" in about:
             raise UserError(about["message"], about["mend"])
