@@ -29,7 +29,7 @@ def theme() -> gr.themes.Base:
         primary_hue=gr.themes.colors.pink,
         font=("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"),
         font_mono=("ui-monospace", "Consolas", "monospace"),
-    )
+    ).set(button_primary_background_fill="*primary_600")
 
 
 def blocks(studio: Studio) -> gr.Blocks:

@@ -15,7 +15,18 @@ from tunesmith.data.screen import FAULTS
 from tunesmith.errors import UserError
 from tunesmith.families import EMBEDDED
 from tunesmith.studio import shown
-from tunesmith.studio.parts import TICK_S, Studio, button, chosen, clock, news, on, stop_button
+from tunesmith.studio.parts import (
+    TICK_S,
+    Studio,
+    button,
+    chosen,
+    clock,
+    news,
+    number,
+    on,
+    optional,
+    stop_button,
+)
 from tunesmith.studio.work import elsewhere
 
 _HEADERS = ["clip", "caption", "source"]
@@ -49,10 +60,10 @@ def data_tab(studio: Studio, demo: gr.Blocks) -> gr.Dropdown:
             )
     with gr.Accordion("More settings", open=False):
         with gr.Row():
-            min_s = gr.Number(label="Shortest clip, s", value=None)
-            max_s = gr.Number(label="Longest clip, s", value=None)
-            lufs = gr.Number(label="Loudness, LUFS", info="Empty: as it is", value=None)
-            valid = gr.Number(label="Share to validate", value=0.1, minimum=0, maximum=0.9)
+            min_s = optional("Shortest clip, s")
+            max_s = optional("Longest clip, s")
+            lufs = optional("Loudness to bring them to, LUFS")
+            valid = optional("Share to validate with")
         with gr.Row():
             caption = gr.Textbox(label="Caption of recordings without one")
             trigger = gr.Textbox(label="Trigger word before every caption")
@@ -198,9 +209,10 @@ def _settings(
 ) -> dict[str, Any]:
     """Arguments of ``prepare``; what was left open is not among them."""
     given = {
-        "min_s": min_s,
-        "max_s": max_s,
-        "normalise_lufs": lufs,
+        "min_s": number(min_s, "shortest clip"),
+        "max_s": number(max_s, "longest clip"),
+        "normalise_lufs": number(lufs, "loudness"),
+        "valid_share": number(valid, "share to validate with"),
         "caption": caption,
         "trigger": trigger,
         "rights": rights,
@@ -208,7 +220,5 @@ def _settings(
         "consent": consent,
         "language": language,
     }
-    return {name: value for name, value in given.items() if value not in (None, "", [])} | {
-        "voice": bool(voice),
-        "valid_share": 0.1 if valid is None else float(valid),
-    }
+    kept = {name: value for name, value in given.items() if value not in (None, "", [])}
+    return kept | {"voice": bool(voice)}

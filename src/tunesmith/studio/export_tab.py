@@ -12,9 +12,9 @@ from tunesmith.studio.parts import TICK_S, Studio, button, chosen, clock, news, 
 from tunesmith.studio.work import elsewhere
 
 _FORMS = [
-    ("merged: a whole checkpoint, for the plain library", "merged"),
-    ("peft: a LoRA in PEFT's own files", "peft"),
-    ("diffusers: a LoRA for its pipeline", "diffusers"),
+    ("merged checkpoint", "merged"),
+    ("PEFT adapter", "peft"),
+    ("diffusers LoRA", "diffusers"),
 ]
 
 

@@ -93,8 +93,8 @@ def button(words: str, elem_id: str = "", *, main: bool = False) -> gr.Button:
         words,
         variant="primary" if main else "secondary",
         elem_id=elem_id or None,
+        elem_classes="fits",
         scale=0,
-        min_width=190,
     )
 
 
@@ -117,6 +117,25 @@ def chosen(names: list[str], value: str | None = None) -> gr.Dropdown:
     return gr.Dropdown(
         choices=names, value=value if value in names else names[0] if names else None
     )
+
+
+def optional(label: str, info: str = "") -> gr.Textbox:
+    """A number that may be left out; Gradio's own field for numbers would show a 0."""
+    return gr.Textbox(label=label, info=info or None, placeholder="as usual", min_width=120)
+
+
+def number(text: str | None, label: str) -> float | None:
+    """What :func:`optional` holds; None where nothing was said.
+
+    Raises:
+        UserError: something else than a number was.
+    """
+    if not (text or "").strip():
+        return None
+    try:
+        return float(str(text).strip())
+    except ValueError:
+        raise UserError(f"{label}: {text!r} is no number", "give one, or nothing") from None
 
 
 def methods() -> list[str]:
@@ -142,7 +161,9 @@ __all__ = [
     "clock",
     "methods",
     "news",
+    "number",
     "on",
     "one_line",
+    "optional",
     "stop_button",
 ]

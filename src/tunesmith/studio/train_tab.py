@@ -12,7 +12,18 @@ from tunesmith.errors import UserError
 from tunesmith.families import EMBEDDED
 from tunesmith.registry import recipes
 from tunesmith.studio import shown
-from tunesmith.studio.parts import TICK_S, Studio, button, chosen, clock, methods, news, on
+from tunesmith.studio.parts import (
+    TICK_S,
+    Studio,
+    button,
+    chosen,
+    clock,
+    methods,
+    news,
+    number,
+    on,
+    optional,
+)
 from tunesmith.studio.work import elsewhere
 from tunesmith.training.log import read_metrics
 
@@ -27,7 +38,7 @@ def train_tab(studio: Studio, demo: gr.Blocks, tab: gr.Tab) -> None:
         name = gr.Textbox(label="Name of the run", value="mine")
         data = gr.Dropdown(label="Data set", choices=[], elem_id="train-data")
         general = gr.Dropdown(
-            label="Other recordings, to see what is forgotten", choices=[], value=None
+            label="Other recordings, to see what is forgotten", choices=[(_NONE, "")], value=""
         )
     with gr.Row():
         base = gr.Dropdown(
@@ -46,11 +57,11 @@ def train_tab(studio: Studio, demo: gr.Blocks, tab: gr.Tab) -> None:
         )
         method = gr.Dropdown(
             label="Method",
-            info="Empty: the recipe's own, else lora.",
-            choices=[("", ""), *((one, one) for one in methods())],
+            info="What trains.",
+            choices=[("the recipe's, else lora", ""), *((one, one) for one in methods())],
             value="",
         )
-        steps = gr.Number(label="Steps", info="Empty: as usual.", value=None, precision=0)
+        steps = optional("Steps", "Of the optimizer.")
     with gr.Accordion("More settings", open=False):
         words = gr.Textbox(
             label="KEY=VALUE, one a line",
@@ -81,7 +92,7 @@ def train_tab(studio: Studio, demo: gr.Blocks, tab: gr.Tab) -> None:
                 "data": str(places.folder("data", data)) if data else None,
                 "data.general": str(places.folder("data", general)) if general else None,
                 "out": str(places.folder("runs", name)),
-                "train.steps": int(steps) if steps else None,
+                "train.steps": number(steps, "steps"),
             },
             "words": _words(words),
             "recipe": recipe or None,
@@ -143,7 +154,7 @@ def train_tab(studio: Studio, demo: gr.Blocks, tab: gr.Tab) -> None:
         sets, runs = places.data_sets(), _runs(studio)
         return (
             chosen(sets, data),
-            gr.Dropdown(choices=[("none", ""), *((one, one) for one in sets)]),
+            gr.Dropdown(choices=[(_NONE, ""), *((one, one) for one in sets)]),
             chosen(runs, run),
             gr.Timer(TICK_S, active=True),
         )
