@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -11,6 +11,9 @@ from tunesmith.families import find_base, load
 from tunesmith.serve.batch_engine import BatchEngine
 from tunesmith.serve.request import Engine
 from tunesmith.training.hardware import best_device, choose_dtype
+
+WRITE_TOKENS = frozenset({"musicgen"})
+"""Families with an engine of their own."""
 
 
 def open_engine(
@@ -22,8 +25,12 @@ def open_engine(
     int8: bool = False,
     adapters: int = 16,
     rank: int = 64,
+    kind: Literal["auto", "tokens", "batch"] = "auto",
 ) -> Engine:
     """Load a base and put an engine before it; it is not started.
+
+    A base that writes tokens gets a :class:`.token_engine.TokenEngine`: requests join between two tokens,
+    and sound is streamed while it is written. All others get a :class:`.batch_engine.BatchEngine`.
 
     Args:
         base: its name, folder or id on the hub.
@@ -34,20 +41,28 @@ def open_engine(
         int8: hold the linears in 8 bits, on a CPU and in engines that can.
         adapters: that can be loaded at a time.
         rank: the largest of one of them.
+        kind: ``batch`` for a base that writes tokens, too: slower, but with full fine-tunes, in turns.
 
     Raises:
         UserError: no such base, or settings that do not go together.
     """
     found, where = find_base(base), torch.device(device or best_device())
     if int8 and where.type != "cpu":
-        raise UserError(f"int8 is for CPUs, and this runs on {where}", "leave --int8 out")
-    auto = dtype == "auto" and where.type == "cpu"
-    precision = torch.float32 if auto else choose_dtype(dtype, where)
-    bundle = load(found, device=where, dtype=precision)
+        raise UserError(f"int8 is for CPUs, and this runs on {where}", "leave it out")
+    on_cpu = dtype == "auto" and where.type == "cpu"
+    precision = torch.float32 if on_cpu else choose_dtype(dtype, where)
+    tokens = found.family.name in WRITE_TOKENS
+    if kind == "tokens" and not tokens:
+        raise UserError(f"family {found.family.name} writes no tokens", "use kind='batch'")
+    if int8 and (kind == "batch" or not tokens):
+        raise UserError(f"'{base}' is not served in 8 bits here", "leave int8 out")
     options: dict[str, Any] = {"slots": slots, "adapters": adapters, "rank": rank}
-    if int8:
-        raise UserError(f"family {bundle.family} is not served in int8", "leave --int8 out")
+    bundle = load(found, device=where, dtype=precision)
+    if tokens and kind != "batch":
+        from tunesmith.serve.token_engine import TokenEngine  # brings MusicGen's library with it
+
+        return TokenEngine(bundle, int8=int8, **options)
     return BatchEngine(bundle, **options)
 
 
-__all__ = ["open_engine"]
+__all__ = ["WRITE_TOKENS", "open_engine"]

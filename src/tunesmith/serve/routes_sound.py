@@ -68,7 +68,7 @@ def routes(service: Service) -> APIRouter:
             "",
             wanted.prompt,
             min(_SECONDS, bundle.max_s) if wanted.seconds is None else wanted.seconds,
-            drawn_seed(wanted.seed),
+            drawn_seed(wanted.seed, key),
             replace(bundle.sampling, **settings) if settings else None,
             dict(wanted.adapters),
             dict(wanted.details) or None,
@@ -113,7 +113,7 @@ def routes(service: Service) -> APIRouter:
         adapters = {} if wanted.voice in ("base", *known) else {wanted.voice: 1.0}
         length_s = min(bundle.max_s, service.jobs.limits.seconds)
         one = asked.Request(
-            "", wanted.input, length_s, drawn_seed(wanted.seed), None, adapters, None, False
+            "", wanted.input, length_s, drawn_seed(wanted.seed, key), None, adapters, None, False
         )
         job = await service.submit(one, key)
         return await at_once(service, request, job, find_format(wanted.response_format), bool(key))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,12 +16,10 @@ from starlette.exceptions import HTTPException
 from tunesmith.errors import UserError
 from tunesmith.serve import request as asked
 from tunesmith.serve.job import Job
-from tunesmith.serve.jobs import Jobs
+from tunesmith.serve.jobs import Jobs, seed_for
 from tunesmith.serve.live import Ended, Event, Part, Subscription
 from tunesmith.serve.refusals import Closing, Gone, Unfinished
 from tunesmith.serve.shelf import Shelf
-
-_SEEDS = 2**32
 
 
 class Left(Exception):
@@ -165,9 +162,9 @@ def done(job: Job) -> Job:
     raise HTTPException(500, job.error)
 
 
-def drawn_seed(seed: int | None) -> int:
-    """A seed, drawn if none is given."""
-    return secrets.randbelow(_SEEDS) if seed is None else seed
+def drawn_seed(seed: int | None, key: str) -> int:
+    """A seed, drawn if none is given: the same for the same key, or asking again would be another wish."""
+    return seed_for(key) if seed is None else seed
 
 
 def checked_settings(bundle: Any, wanted: dict[str, Any]) -> dict[str, Any]:

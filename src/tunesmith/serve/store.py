@@ -200,6 +200,7 @@ class Store:
                     error = f"the server ended {row['starts']} times while this job ran"
                 else:
                     try:
+                        from_json(row["request"])
                         found.append(
                             replace(_job(row), state="queued", progress=0.0, began_at=None)
                         )
@@ -383,7 +384,11 @@ def _one(db: sqlite3.Connection, column: Literal["id", "key"], value: str) -> sq
 
 def _job(row: sqlite3.Row) -> Job:
     plain = dict(row)
-    return Job(**plain | {"request": from_json(plain["request"]), "key": plain["key"] or ""})
+    try:
+        request = from_json(plain["request"])
+    except (TypeError, ValueError):  # of another version; that there was one can still be told
+        request = Request(plain["id"], "", 0.0, 0)
+    return Job(**plain | {"request": request, "key": plain["key"] or ""})
 
 
 __all__ = ["FILE", "RESULTS", "SUFFIX", "Store"]

@@ -191,6 +191,18 @@ def test_a_key_makes_one_job(serving):
     assert other.status_code == 409
 
 
+def test_a_key_draws_the_same_seed_again(serving):
+    here = serving()
+    body = {"prompt": "blues", "seconds": 0.5, "async": True}
+    seeds = [
+        here.http.post("/v1/audio/generations", json=body, headers={"Idempotency-Key": key})
+        for key in ("mine", "mine", "yours")
+    ]
+    assert [reply.status_code for reply in seeds] == [202] * 3
+    first, second, third = (reply.headers["x-seed"] for reply in seeds)
+    assert first == second != third
+
+
 def test_the_queue_has_an_end(serving):
     here = serving(limits=Limits(queue=1), engine=Toy(slots=1))
     replies = [here.make("wait", **{"async": True}) for _ in range(6)]
