@@ -48,6 +48,8 @@ SCRIPTS = (
     "evaluate",
     "real_gap",
     "listen",
+    "serve_load",
+    "serve_kill",
 )
 
 
