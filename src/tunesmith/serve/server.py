@@ -111,11 +111,6 @@ def run(
         raise UserError(
             f"serving needs the package '{error.name}'", "pip install 'tunesmith[serve]'"
         ) from None
-    from tunesmith.serve.engine import open_engine
-    from tunesmith.serve.guard import LOCAL_NAMES
-    from tunesmith.serve.jobs import Jobs
-    from tunesmith.serve.shelf import Shelf
-
     stop = stop or StopFlag()
     token, token_place = find_token(token_file)
     found = {check_name(name): find_adapter(str(place)) for name, place in (adapters or {}).items()}
@@ -130,6 +125,11 @@ def run(
                 f"{host} lets other machines in, and there is no token",
                 f"set ${VARIABLE}, or give --token-file FILE: it is made if it is not there",
             )
+        from tunesmith.serve.engine import open_engine  # what can be said without torch has been
+        from tunesmith.serve.guard import LOCAL_NAMES
+        from tunesmith.serve.jobs import Jobs
+        from tunesmith.serve.shelf import Shelf
+
         engine = open_engine(
             base, slots=slots, device=device, int8=int8, adapters=most_adapters, rank=rank
         )
