@@ -56,6 +56,9 @@ class Parallel:
         """A run begins; the flag that comes back is up as soon as it is up in any process."""
         return stop
 
+    def end(self) -> None:
+        """A run has ended well; nobody leaves while another one still has to hear of it."""
+
     def elsewhere(self) -> bool:
         """Whether another process has told that it failed, so that nothing is left to tell here."""
         return False

@@ -79,7 +79,8 @@ def connect() -> Processes:
 
 
 def _disconnect() -> None:
-    if dist.is_initialized():
+    # Only after a good end: it waits for the others, and one that failed must not.
+    if _connected is not None and _connected.ended and dist.is_initialized():
         dist.destroy_process_group()
 
 
@@ -124,14 +125,19 @@ class Processes(Parallel):
         self._turns, self._runs = itertools.count(), itertools.count()
         self._stop: StopFlag | None = None
         self._own: set[int] = set()
+        self.ended = False
         self._sharded: Sharded | None = None
 
     # --- talk ---
 
     def begin(self, stop: StopFlag) -> StopFlag:
-        self._sharded = None
+        self._sharded, self.ended = None, False
         self._stop = _Everywhere(stop, self._store, f"stop-{next(self._runs)}")
         return self._stop
+
+    def end(self) -> None:
+        self.agreed(0)
+        self.ended = True
 
     def first_to_tell(self) -> bool:
         """Whether no other process has told yet how the run ended; from then on this one has."""
@@ -176,16 +182,22 @@ class Processes(Parallel):
             told = {"error": type(error).__name__, "message": error.message, "mend": error.mend}
             self._store.set(key, json.dumps(told))
             raise
+        except BaseException:
+            self.first_to_tell()  # a bug: its traceback is to be seen, once
+            raise
         else:
             text = json.dumps(turn)
             self._store.set(key, text)
             turn.update(json.loads(text))  # the same for all: tuples are lists
 
     def _awaited(self, key: str) -> bytes:
-        while not self._store.check([key]):
-            self._look_around()
-            time.sleep(_ASK_S)
-        return self._store.get(key)
+        try:
+            while not self._store.check([key]):
+                self._look_around()
+                time.sleep(_ASK_S)
+            return self._store.get(key)
+        except RuntimeError as error:  # the store has gone with the process that held it
+            raise UserError("another process ended the run") from error
 
     def _look_around(self) -> None:
         if self.elsewhere():

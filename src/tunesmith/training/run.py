@@ -112,7 +112,7 @@ def train(
         try:
             with own_randomness():
                 result = _train(loaded, folder, everywhere, event, parallel)
-            parallel.agreed(0)  # nobody leaves while another one still has to hear of the end
+            parallel.end()
             return result
         except UserError:
             raise

@@ -7,10 +7,13 @@ import threading
 from types import FrameType, TracebackType
 
 from tunesmith.errors import Stopped
+from tunesmith.training import launch
 
 
 class StopFlag:
     """Turns the first SIGINT or SIGTERM into a flag; a second one interrupts at once.
+
+    Among several processes a second SIGTERM does not: schedulers send one to each, at their own time.
 
     Calling it gives the signal's number, 0 while none came. Outside the main thread, where Python
     allows no handlers, it only ever is what :meth:`set` made it.
@@ -33,6 +36,8 @@ class StopFlag:
             raise Stopped(self.number, message)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.number and number == signal.SIGTERM and launch.world_size() > 1:
+            return  # told by another process already; a launcher that means it sends SIGKILL
         if self.number:
             raise KeyboardInterrupt
         self.number = number
