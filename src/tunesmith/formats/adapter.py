@@ -211,20 +211,48 @@ def read_state(folder: Path) -> State:
     Raises:
         UserError: a file is missing, torn or not the one that was saved.
     """
-    state = {}
+    check_files(folder)
+    return load_files(folder)
+
+
+def check_files(folder: Path) -> None:
+    """Hold an adapter's files against the hashes on its card.
+
+    Raises:
+        UserError: a file is missing or not the one that was saved.
+    """
     for component, expected in read_card(folder)["components"].items():
-        file = folder / "adapter" / Path(component).name / _TENSORS
+        file = _file(folder, component)
         try:
-            if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
-                raise UserError(
-                    f"{file} is not what was saved", "download or copy the adapter again"
-                )
+            found = hashlib.sha256(file.read_bytes()).hexdigest()
+        except OSError as error:
+            raise _unreadable(file, error) from None
+        if found != expected:
+            raise UserError(f"{file} is not what was saved", "download or copy the adapter again")
+
+
+def load_files(folder: Path) -> State:
+    """An adapter's tensors, not checked.
+
+    Raises:
+        UserError: a file is missing or torn.
+    """
+    state = {}
+    for component in read_card(folder)["components"]:
+        file = _file(folder, component)
+        try:
             state[component] = load_file(file)
         except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"{file}: not readable ({error})", "train or download it again"
-            ) from None
+            raise _unreadable(file, error) from None
     return state
+
+
+def _file(folder: Path, component: str) -> Path:
+    return folder / "adapter" / Path(component).name / _TENSORS
+
+
+def _unreadable(file: Path, error: Exception) -> UserError:
+    return UserError(f"{file}: not readable ({error})", "train or download it again")
 
 
 def load_adapter(folder: Path, bundle: Bundle) -> Adapter:

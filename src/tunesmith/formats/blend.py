@@ -70,11 +70,14 @@ class Blended:
     loss: Loss | None
 
 
-def low_rank(part: Part, *, flat: bool = False) -> tuple[dict[str, Any], Factors, State]:
+def low_rank(
+    part: Part, state: State | None = None, *, flat: bool = False
+) -> tuple[dict[str, Any], Factors, State]:
     """An adapter's card, its changes as factors, and its tensors.
 
     Args:
         part: the adapter.
+        state: its tensors, where they were read already.
         flat: take convolutions too, channels and kernel as one axis.
 
     Raises:
@@ -94,7 +97,7 @@ def low_rank(part: Part, *, flat: bool = False) -> tuple[dict[str, Any], Factors
             f"{part.name} ({name}) cannot be blended: {spec.get('not_linear', 'it is not linear')}",
             "use it alone; its strength can be set",
         )
-    state = read_state(part.folder)
+    state = read_state(part.folder) if state is None else state
     try:
         return card, method.factors(state, config, flat=flat), state
     except UserError as error:

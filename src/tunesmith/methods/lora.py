@@ -320,10 +320,9 @@ def delta(state: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
 def factors(state: State, config: Config, *, flat: bool = False) -> Factors:
     """``{"component/path": (A [r, k], s·B [d, r])}`` of an adapter, from its saved tensors.
 
-    ``flat`` takes convolutions too, with channels and kernel as one axis k.
-
     Raises:
-        UserError: a DoRA, whose change is no product of the two; a convolution, unless ``flat``.
+        UserError: a DoRA, whose change is no product of the two; a convolution, unless ``flat`` makes
+            its channels and kernel one axis k.
     """
     if config.dora:
         raise UserError(
@@ -341,7 +340,8 @@ def factors(state: State, config: Config, *, flat: bool = False) -> Factors:
                         f"{component}/{path} is a convolution: such adapters are not blended",
                         "merge it into its base: `tunesmith merge`",
                     )
-                up = config.scale * tensors[f"{root}{_UP}"]
+                up = tensors[f"{root}{_UP}"]
+                up = up if config.scale == 1 else config.scale * up
                 found[f"{component}/{path}"] = (down.flatten(1), up.flatten(1))
     return found
 

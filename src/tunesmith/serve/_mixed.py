@@ -132,6 +132,14 @@ class MixedLinear(Mixed):
         """``[B, ..., k]`` to ``[B, ..., d]``."""
         return self.changed(x, self.inner(x, *args, **options))
 
+    @property
+    def asked(self) -> bool:
+        """Whether a row of the batch asks for anything, here or elsewhere."""
+        rows = self._current.rows
+        if rows is None:
+            return False
+        return rows.ranks is not None or bool(rows.bottlenecks or rows.prefixes)
+
     def changed(self, x: Tensor, y: Tensor) -> Tensor:
         """What the rows make of y, the wrapped layer's answer to x; it may be written over."""
         rows = self._current.rows

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tunesmith.errors import UserError
 from tunesmith.families._bundle import Bundle
-from tunesmith.formats.adapter import TASK, beside_of, check_base, method_of, read_state
+from tunesmith.formats.adapter import TASK, beside_of, check_base, load_files, method_of
 from tunesmith.formats.blend import TOKENS, Part, low_rank
 from tunesmith.methods import bottleneck, prefix, textual_inversion
 
@@ -60,7 +60,7 @@ class Opened:
 
 
 def open_adapter(name: str, folder: Path, bundle: Bundle, table: Any) -> Opened:
-    """Read an adapter, whole and of this base.
+    """Read an adapter that is whole and of this base; the hashes of its files are not looked at.
 
     Args:
         name: what it is called in messages.
@@ -81,10 +81,9 @@ def open_adapter(name: str, folder: Path, bundle: Bundle, table: Any) -> Opened:
             "in: rows without it could not share a batch",
             "serve it alone: `tunesmith generate --adapter`",
         )
-    if kind in _KNOWN:
-        state = read_state(folder)
-    else:  # says what is not low-rank, and why it cannot be mixed
-        _, factors, state = low_rank(Part(name, folder, 1.0), flat=True)
+    state, factors = load_files(folder), {}
+    if kind not in _KNOWN:  # says what is not low-rank, and why it cannot be mixed
+        factors = low_rank(Part(name, folder, 1.0), state, flat=True)[1]
     found = Opened(folder, kind, conditioning=card.get("conditioning") or {})
     try:
         if kind == "bottleneck":

@@ -87,7 +87,6 @@ class Plan:
 
         None where no row asks for an adapter, unless the number is fixed.
         """
-        weights = weights.cpu()
         width = self.ranks
         if not self._fixed and not used:
             width = 0
@@ -95,7 +94,7 @@ class Plan:
             top = max((one[-1] + 1 for one in self._of.values() if one), default=0)
             width = 0 if not top else min(self.ranks, max(_SMALLEST, 1 << (top - 1).bit_length()))
         ranks = weighted(weights, self._owner[:width]) if width else None
-        return Rows(weights.clone(), weights, ranks, fixed=self._fixed)
+        return Rows(weights.clone(), weights.clone(), ranks, fixed=self._fixed)
 
 
 __all__ = ["Plan"]

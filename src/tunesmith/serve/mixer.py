@@ -16,6 +16,7 @@ import json
 import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from tunesmith.errors import UserError, did_you_mean
 from tunesmith.families._bundle import Bundle
+from tunesmith.formats.adapter import check_files
 from tunesmith.methods import lora
 from tunesmith.serve._bank import Bank
 from tunesmith.serve._opened import Opened, open_adapter
@@ -102,8 +104,13 @@ class Mixer:
             UserError: the adapter is of another base, torn, of a kind or size that cannot be mixed, or
                 there is no free slot; nothing has changed then.
         """
-        opened = open_adapter(name, Path(folder), self.bundle, self._bank.table)
-        self._check(name, opened)
+        folder = Path(folder)
+        # Half of the time goes into hashes, and another core can have it.
+        with ThreadPoolExecutor(1) as pool:
+            hashes = pool.submit(check_files, folder)
+            opened = open_adapter(name, folder, self.bundle, self._bank.table)
+            self._check(name, opened)
+            hashes.result()
         with self._lock:
             self._reclaim()
             slot = self._free_slot(name, opened)
@@ -224,13 +231,18 @@ class Mixer:
         Args:
             weights: ``[n, slots]``, of :meth:`weights`.
         """
-        before = self._current.rows
         with self._lock:
+            before, asked = self._current.rows, self._asked
             self._current.rows = self._rows(weights)
+            if before is not None:  # those rows go on afterwards
+                self._asked |= asked
         try:
             yield
         finally:
-            self._current.rows = before
+            with self._lock:
+                self._current.rows = before
+                if before is not None:
+                    self._asked = asked
 
     def set_rows(self, weights: Tensor) -> None:
         """The rows of all batches that follow, for a compiled or captured step.
@@ -241,7 +253,9 @@ class Mixer:
         Args:
             weights: ``[n, slots]``, of :meth:`weights`.
         """
-        with self._lock:
+        weights = weights.cpu()
+        # Tensors that were made in inference mode could not be written to outside of it.
+        with self._lock, torch.inference_mode(False), torch.no_grad():
             used = self._ask(weights)
             new = self._plan.static(weights, used)
             self._kinds(new, weights)
