@@ -254,10 +254,11 @@ def restore_optimizer(
             if key.startswith(f"{name}/")
         }
         if state:
+            steps_on_device = optimizer.defaults.get("fused")
             optimizer.state[parameter] = {
-                # AdamW counts its steps on the CPU unless it is fused or captured.
-                key: value.clone()
-                if key == "step" and not optimizer.defaults.get("fused")
-                else placed(value, parameter, copy=True)
+                key: placed(value, parameter, copy=True)
+                if key != "step"
+                # AdamW counts its steps on the CPU unless it is fused; never are they split.
+                else (value.to(parameter.device, copy=True) if steps_on_device else value.clone())
                 for key, value in state.items()
             }
