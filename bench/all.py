@@ -55,6 +55,7 @@ SCRIPTS = (
     "real_gap",
     "listen",
     "serve_hostile",
+    "serve_ray",
     "serve_load",
     "serve_kill",
 )
