@@ -17,7 +17,7 @@ from typing import Any
 
 from procs import CONTEXT
 
-LIMIT_S = 150
+LIMIT_S = 280
 
 
 def free_port() -> int:
