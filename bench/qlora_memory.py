@@ -40,20 +40,26 @@ WHAT = "musicgen-large geometry (random weights): QLoRA r=16, one 30 s clip, pea
 _BESIDE = "against fp16 weights, gradients and Adam moments"
 
 
-def large(quick: bool) -> MusicgenBundle:
-    """48 x 2048 with 32 heads, T5-base; random weights in half precision, so that they fit anywhere."""
+def musicgen(width: int, layers: int, dtype: torch.dtype = torch.bfloat16) -> MusicgenBundle:
+    """A decoder of this width (1024, 1536, 2048: small, medium, large), T5-base; random weights.
+
+    Args:
+        width: of the residual stream; heads are 64 wide.
+        layers: of the decoder.
+        dtype: of the weights; in half precision all of them fit anywhere.
+    """
     decoder = MusicgenDecoderConfig(
-        num_hidden_layers=2 if quick else 48,
-        hidden_size=2048,
-        ffn_dim=8192,
-        num_attention_heads=32,
+        num_hidden_layers=layers,
+        hidden_size=width,
+        ffn_dim=4 * width,
+        num_attention_heads=width // 64,
     )
     text = T5Config(vocab_size=32_128, d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_heads=12)
     codec = EncodecConfig(num_filters=2, hidden_size=8, num_lstm_layers=1)
     config = MusicgenConfig(text_encoder=text, audio_encoder=codec, decoder=decoder)
     with torch.device("meta"):
         model: Any = MusicgenForConditionalGeneration(config)
-    model.to(torch.bfloat16).to_empty(device="cpu")
+    model.to(dtype).to_empty(device="cpu")
     torch.manual_seed(0)
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
@@ -67,7 +73,7 @@ def large(quick: bool) -> MusicgenBundle:
         model.requires_grad_(False),
         byte_tokenizer(),
         lambda: kept,
-        name="large",
+        name="random",
         base_hash="",
         codec_hash="",
         text_hash="",
@@ -76,21 +82,25 @@ def large(quick: bool) -> MusicgenBundle:
     )
 
 
+def pack(bundle: MusicgenBundle, device: torch.device, dtype: torch.dtype) -> None:
+    """Linears in NF4 on the device; the rest is computed with in full precision, as the tool loads it."""
+    quantize(bundle, device, compute=dtype)
+    for name, parameter in bundle.module.named_parameters():
+        if parameter.is_floating_point() and "quant" not in name:
+            parameter.data = parameter.data.float()
+    gc.collect()
+
+
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = options.parse_args()
     device = torch.device(args.device)
-    bundle = large(args.quick)
+    bundle = musicgen(2048, 2 if args.quick else 48)
     bundle.release_codec()
     parameters = sum(p.numel() for p in bundle.module.parameters())
     dtype = choose_dtype("auto", device)
-    quantize(bundle, device, compute=dtype)
-    # What is not in four bits is computed with, and saved, in full precision: as the tool loads it.
-    for name, parameter in bundle.module.named_parameters():
-        if parameter.is_floating_point() and "quant" not in name:
-            parameter.data = parameter.data.float()
-    gc.collect()
+    pack(bundle, device, dtype)
     reset_peak_memory(device)
     begin_bytes = peak_memory_bytes(device)
     adapter = lora.attach(bundle, lora.Config(rank=RANK), 0)

@@ -23,7 +23,7 @@ AUDIO = Path(__file__).parents[2] / "shared" / "audio" / "music"
 TITLE = "musicgen-small's full geometry (random weights)"
 
 
-def save_musicgen_small(folder: Path) -> None:
+def save_musicgen_small(folder: Path, layers: int = 24) -> None:
     """A folder like ``facebook/musicgen-small``'s, with random weights in fp32 safetensors."""
     import torch
     from tokenizers import Regex, Tokenizer
@@ -56,9 +56,9 @@ def save_musicgen_small(folder: Path) -> None:
     )
     assert (codec.num_quantizers, codec.frame_rate) == (4, 50), codec.num_quantizers
     text = T5Config(vocab_size=32_128, d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_heads=12)
-    decoder = MusicgenDecoderConfig()  # its defaults are musicgen-small's
-    shape = (decoder.num_hidden_layers, decoder.hidden_size, decoder.ffn_dim)
-    assert shape == (24, 1024, 4096), shape
+    decoder = MusicgenDecoderConfig(num_hidden_layers=layers)  # the rest is musicgen-small's
+    shape = (decoder.hidden_size, decoder.ffn_dim)
+    assert shape == (1024, 4096), shape
     torch.manual_seed(0)
     model = MusicgenForConditionalGeneration(
         MusicgenConfig(text_encoder=text, audio_encoder=codec, decoder=decoder)

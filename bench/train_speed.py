@@ -159,8 +159,8 @@ def main() -> None:
     options.add_argument("--only", choices=["small", "pocket"])
     options.add_argument("--precision", choices=["float32", "auto", "both"], default="both")
     options.add_argument("--clips", type=int, default=200)
-    options.add_argument("--steps", type=int, help="timed steps a round; default 3 and 6")
-    options.add_argument("--rounds", type=int, help="default 2 (small) and 5 (pocket)")
+    options.add_argument("--steps", type=int, help="timed steps a round; default 4 and 6")
+    options.add_argument("--rounds", type=int, help="default 3 (small) and 5 (pocket)")
     args = options.parse_args()
     if args.quick:
         measure("micro", 16, 2, 2)
@@ -171,7 +171,7 @@ def main() -> None:
     auto = str(choose_dtype("auto", device)).removeprefix("torch.")
     wanted = {"float32": ["float32"], "auto": [auto], "both": ["float32", auto]}[args.precision]
     on_gpu: list[Row] = []
-    for geometry, bar, steps, rounds in (("small", 1.2, 3, 2), ("pocket", 1.5, 6, 5)):
+    for geometry, bar, steps, rounds in (("small", 1.3, 4, 3), ("pocket", 1.5, 6, 5)):
         title = _TITLES[geometry]
         skipped = args.only not in (None, geometry)
         if skipped or device.type == "cpu":
