@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from tunesmith.families._attention import JOINED
 from tunesmith.families.musicgen.loss import MusicgenLoss
+from tunesmith.serve._captured import Captured
 from tunesmith.serve._products import Product, joined
 
 BUCKET = 64
@@ -83,6 +84,7 @@ class Decoder:
         def room(length: int) -> Tensor:
             return torch.zeros(rows * length, 2 * self._width, device=device, dtype=self._dtype)
 
+        self._captured = Captured(slots, self.codebooks, device)
         self._layers: list[_Layer] = []
         for plain in inner.layers:
             own, text = plain.self_attn, plain.encoder_attn
@@ -158,6 +160,7 @@ class Decoder:
             layer.text = F.pad(layer.text, (0, 0, 0, more - self._texts))
         self._texts = more
         self._views.clear()
+        self._captured.forget()
 
     # --- steps ---
 
@@ -172,11 +175,17 @@ class Decoder:
         """
         seen = min(self.positions, _rounded(furthest + 1, BUCKET))
         texts = min(self._texts, _rounded(max(1, *self._lengths), _TEXT))
-        if (seen, texts) not in self._views:
-            if len(self._views) > 4:
-                self._views.clear()
-            self._views[seen, texts] = [self._view(layer, seen, texts) for layer in self._layers]
-        return self._run(tokens, places, self._views[seen, texts], seen, texts)
+        key = seen, texts
+        if key not in self._views:
+            self._views[key] = [self._view(layer, seen, texts) for layer in self._layers]
+        views = self._views[key]
+
+        def run(tokens: Tensor, places: Tensor) -> Tensor:
+            return self._run(tokens, places, views, seen, texts)
+
+        # What a mixer does for rows that ask for adapters may change at any time.
+        plain = self._layers[0].qkv.plain
+        return self._captured(key, run, tokens, places, plain=plain)
 
     def _view(self, layer: _Layer, seen: int, texts: int) -> tuple[Tensor, ...]:
         """Keys and values ``[R, H, L, d]`` of the sequence, then of the text."""

@@ -5,7 +5,9 @@ Adapters that a mixer has put on the linears stay as they are: what they add is 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -54,6 +56,11 @@ class Product:
                 raise UserError("these weights are quantised already", "leave --int8 out")
             self._packed = Int8(self._weight)
 
+    @property
+    def plain(self) -> bool:
+        """Whether no row of the batch asks a mixer for anything."""
+        return not any(layer.asked for layer, _, _ in self._mixed)
+
     def __call__(self, x: Tensor) -> Tensor:
         if self._packed is not None:
             y = self._packed(x)
@@ -98,53 +105,51 @@ class Int8:
         weight: ``[d, k]`` float32 on the CPU.
 
     Raises:
-        UserError: this machine has no such product.
+        UserError: this machine, or this release of the library, has no such product.
     """
 
     def __init__(self, weight: Tensor) -> None:
-        scale = weight.abs().amax(1).clamp(min=1e-12) / 127
-        rounded = (weight / scale[:, None]).round().to(torch.int8)
-        zeros = torch.zeros(len(scale), dtype=torch.long)
         try:
-            held = torch._make_per_channel_quantized_tensor(rounded, scale.double(), zeros, 0)
-            self._packed = torch.ops.quantized.linear_prepack(held, None)
-            self._multiply = (
-                torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
-            )
+            self._packed = _packed(weight)
             self._steps = _steps()
-        except (RuntimeError, NotImplementedError, AttributeError) as error:
+        except (RuntimeError, AttributeError) as error:
             raise UserError("this machine cannot multiply in int8", "leave --int8 out") from error
 
     def __call__(self, x: Tensor) -> Tensor:
         """``[R, k]`` to ``[R, d]``."""
         largest = x.abs().amax(-1, keepdim=True).clamp_(min=1e-12)
-        # Zero stands at 128 of 255; one step less at the top than at the bottom.
-        y = self._multiply(x / largest, 1 / self._steps, 128, self._packed)
-        return y.mul_(largest)
+        return _multiply(x / largest, self._steps, self._packed).mul_(largest)
 
 
-_found: list[int] = []
+def _packed(weight: Tensor) -> Any:
+    """A weight ``[d, k]`` as the library's 8-bit products want it."""
+    scale = weight.abs().amax(1).clamp(min=1e-12) / 127
+    rounded = (weight / scale[:, None]).round().to(torch.int8)
+    zeros = torch.zeros(len(scale), dtype=torch.long)
+    with (
+        warnings.catch_warnings()
+    ):  # tensors of such a type will go, the products' own form not yet
+        warnings.filterwarnings("ignore", ".*quantized tensor creation functions.*", UserWarning)
+        held = torch._make_per_channel_quantized_tensor(rounded, scale.double(), zeros, 0)
+    return torch.ops.quantized.linear_prepack(held, None)
 
 
+def _multiply(x: Tensor, steps: int, packed: Any) -> Tensor:
+    """The product for x in -1..1, which is held in so many steps to either side of 128."""
+    multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
+    return multiply(x, 1 / steps, 128, packed)
+
+
+@cache
 def _steps() -> int:
-    """Steps from zero to the largest input: 127, or 63 where sums of two products would overflow.
+    """Steps from zero to the largest input: 127, or 63 where sums of two products overflow.
 
-    Processors without VNNI add pairs of products in 16 bits. Asked by trying: inputs and weights as large
-    as can be.
+    Processors without VNNI add pairs of products in 16 bits. Asked by trying the largest there are.
     """
-    if not _found:
-        size = 64
-        ones = torch.full((size, size), 127, dtype=torch.int8)
-        zeros = torch.zeros(size, dtype=torch.long)
-        held = torch._make_per_channel_quantized_tensor(
-            ones, torch.ones(size, dtype=torch.float64), zeros, 0
-        )
-        packed = torch.ops.quantized.linear_prepack(held, None)
-        multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
-        wanted = torch.full((2, size), float(127 * size))
-        got = multiply(torch.ones(2, size), 1 / 127, 128, packed)
-        _found.append(127 if torch.allclose(got, wanted, rtol=1e-3) else 63)
-    return _found[0]
+    size = 64
+    ones = torch.ones(size, size)
+    found = _multiply(torch.ones(2, size), 127, _packed(ones))
+    return 127 if torch.allclose(found, torch.full((2, size), float(size)), rtol=1e-3) else 63
 
 
 __all__ = ["Int8", "Product", "joined"]
