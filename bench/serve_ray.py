@@ -90,7 +90,7 @@ def main() -> None:
             for place in range(count)
         ]
         expected = alone(adapters, wanted, top)
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
         try:
             begin = time.perf_counter()
             serve.start(http_options={"host": "127.0.0.1", "port": 8731})

@@ -323,7 +323,7 @@ def build(arguments: Mapping[str, Any]) -> Any:
     }
 
     class Multiplexed(Worker):
-        have = serve.multiplexed(max_num_models_per_replica=held)(Worker.have)
+        have: Any = serve.multiplexed(max_num_models_per_replica=held)(Worker.have)
 
     worker = serve.deployment(
         name="worker",

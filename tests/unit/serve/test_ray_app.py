@@ -32,13 +32,15 @@ class Reply:
     def __init__(self, events) -> None:
         self._said: queue.Queue = queue.Queue()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_until_complete, args=[self._read(events)]
-        )
+        self._thread = threading.Thread(target=self._run, args=[events])
         self._task: asyncio.Task | None = None
         self._begun = threading.Event()
         self._thread.start()
         self._begun.wait(20)
+
+    def _run(self, events) -> None:
+        self._loop.run_until_complete(self._read(events))
+        self._loop.close()
 
     async def _read(self, events) -> None:
         self._task = asyncio.current_task()
@@ -60,8 +62,6 @@ class Reply:
             if isinstance(event, Exception):
                 raise event
             yield event
-        self._thread.join()
-        self._loop.close()
 
 
 class Handle:
