@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
@@ -68,6 +68,7 @@ class Sharded:
                 f"train.optimizer={optimizer} knows no split weights",
                 "set train.optimizer=adamw (its moments are split too), or parallel=ddp",
             )
+        self._hooks: list[tuple[dict[int, Any], set[int]]] = []
         mesh = init_device_mesh(bundle.device.type, (world,))
         for component, roots in bundle.layer_roots().items():
             for root in roots.values():
@@ -75,8 +76,8 @@ class Sharded:
                 # An entry of a list of layers is what is called; anything else may only be a place.
                 if path.rpartition(".")[2].isdigit():
                     layer = bundle.components[component].get_submodule(path)
-                    fully_shard(layer, mesh=mesh, ignored_params=added)
-        fully_shard(self._module, mesh=mesh, ignored_params=added)
+                    self._shard(layer, mesh)
+        self._shard(self._module, mesh)
         self._parts = [m for m in self._module.modules() if isinstance(m, FSDPModule)]
         # The first module that is called becomes the root, for good: it must not be a layer that
         # generation calls by itself.
@@ -85,20 +86,34 @@ class Sharded:
         self._module.wake()
         self._module.reshard()
 
+    def _shard(self, module: nn.Module, mesh: DeviceMesh) -> None:
+        hooks: Any = (module._forward_pre_hooks, module._forward_hooks)
+        before = [set(one) for one in hooks]
+        fully_shard(module, mesh=mesh, ignored_params=set(self.added))
+        self._hooks += [(one, set(one) - own) for one, own in zip(hooks, before, strict=True)]
+
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """All parameters whole, in every process; what is written to them is lost."""
-        self._module.set_reshard_after_forward(False)
+        """All parameters whole, in every process; what is written to them is lost.
+
+        FSDP's hooks are off meanwhile. They would note each layer that is called, to fetch weights
+        ahead in the next backward pass; where one process alone generates, that one would then fetch
+        what no other does, and wait for ever.
+        """
         for part in self._parts:
             part.unshard()
+        kept = [(hooks, dict(hooks)) for hooks, _ in self._hooks]
+        for hooks, theirs in self._hooks:
+            for key in theirs:
+                del hooks[key]
         try:
             yield
         finally:
+            for hooks, before in kept:
+                hooks.clear()
+                hooks.update(before)
             for part in self._parts:
                 part.reshard()
-            self._module.set_reshard_after_forward(True)
-            # What stands outside of layers is wanted again as soon as the backward pass begins.
-            self._module.set_reshard_after_forward(False, recurse=False)
 
     def average(self, parameters: Sequence[nn.Parameter]) -> None:
         """Average the gradients of parameters that are whole, as ``fully_shard`` does those of the others.
