@@ -142,6 +142,8 @@ class Dispatcher:
 
     def _note_beginning(self, live: Live) -> None:
         if not live.closed:
+            # Now, for an adapter may be replaced before the end.
+            live.made_of = recipe(live.job.request, self.engine)
             self.store.begin(live.job.id)
 
     def _over(self, place: _Place, act: Callable[[Live], None]) -> None:
@@ -161,7 +163,7 @@ class Dispatcher:
             return
         job = live.job
         try:
-            made = self.store.finish(job.id, audio, recipe(job.request, self.engine))
+            made = self.store.finish(job.id, audio, live.made_of)
         except UserError as error:
             self._fail(live, "server", str(error))
             return

@@ -11,11 +11,12 @@ import asyncio
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -72,12 +73,14 @@ class Live:
         since: monotonic seconds at which it was queued by this process.
         began: the same of its beginning; 0 before.
         closed: nothing more happens to it in this process.
+        made_of: the recipe of its sound.
     """
 
     def __init__(self, job: Job) -> None:
         self.lock = threading.Lock()
         self.job, self.parts, self.closed = job, [], False
         self.since, self.began = time.monotonic(), 0.0
+        self.made_of: Mapping[str, Any] = {}
         self._listeners: weakref.WeakSet[Subscription] = weakref.WeakSet()
 
     def listen(self, subscription: Subscription) -> None:

@@ -19,6 +19,7 @@ from fake_engine import RATE_HZ, BusyEngine, FakeEngine, serve_until_killed, sou
 from procs import CONTEXT
 
 from tunesmith.errors import UserError
+from tunesmith.formats.sound import read_made_of
 from tunesmith.serve.jobs import (
     Busy,
     Closing,
@@ -93,6 +94,9 @@ def test_a_job_from_request_to_file(jobs: Jobs, engine: FakeEngine):
     samples, rate = soundfile.read(jobs.result(job.id), dtype="float32")
     assert rate == RATE_HZ
     assert np.abs(samples - sound(job.request)[0]).max() < 1e-4
+    said = read_made_of(jobs.result(job.id))
+    assert (said["prompt"], said["seed"], said["base"]) == ("a tune", 7, "fake")
+    assert said["adapter"] == {"jazz": 0.5}
     found = jobs.measures()
     assert (found.accepted, found.done, found.waiting, found.running) == (1, 1, 0, 0)
     assert (found.audio_s, found.wait_s.count, found.run_s.count) == (0.5, 1, 1)
