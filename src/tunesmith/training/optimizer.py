@@ -26,9 +26,12 @@ def build_optimizer(
         UserError: an 8-bit optimizer without bitsandbytes, or on a device that it has no kernels for.
     """
     groups = _groups(names, rates, train.weight_decay)
-    if train.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=train.lr, betas=train.betas, foreach=True)
     device = next(iter(names.values())).device
+    if train.optimizer == "adamw":
+        # One pass over weights, gradients and moments; list by list it is ten, and copies of them.
+        fused = device.type in ("cpu", "cuda")
+        kernel: dict[str, Any] = {"fused": True} if fused else {"foreach": True}
+        return torch.optim.AdamW(groups, lr=train.lr, betas=train.betas, **kernel)
     if device.type != "cuda":
         raise UserError(
             f"train.optimizer={train.optimizer} needs a CUDA device, this is {device.type}",
