@@ -215,9 +215,9 @@ class _Runner:
     def score(self, found: Mapping[str, Mapping[str, Any]], rung: int) -> float:
         """KAD at a rung, or at the end of what ended before; the best there is where none is known."""
         told = found.get(self.trial.key, {"rungs": {}})
-        if "kad" in told:
-            return float(told["kad"])
-        return float(told["rungs"].get(str(self.steps(rung)), float("-inf")))
+        # Of the rung first: a sweep that is run again has to judge by what it judged by before.
+        at_rung = told["rungs"].get(str(self.steps(rung)), told.get("kad", float("-inf")))
+        return float(at_rung)
 
     def row(self, told: Mapping[str, Any], rung: int | None) -> Row:
         state = "finished" if rung is None else f"stopped at step {self.steps(rung)}"
