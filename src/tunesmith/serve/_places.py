@@ -93,7 +93,7 @@ def text_table(bundle: Bundle) -> nn.Module | None:
     table = bundle.components[sites[0].component].get_submodule(sites[0].inputs["table"])
     if isinstance(table, TokenRows | MixedTokens):
         raise UserError(
-            f"base '{bundle.name}' reads the trained tokens of an adapter", "detach it first"
+            f"an adapter is attached to base '{bundle.name}' (its tokens)", "detach it first"
         )
     return table
 
