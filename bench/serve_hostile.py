@@ -101,12 +101,13 @@ def hostile(http: Any, shelf: Path, secret: Path, base_hash: str) -> tuple[Count
 
     for what, (text, tensors) in adapters(base_hash).items():
         files = [("card", ("c", text)), ("tensors", ("../../x", tensors))]
-        judge(what, http.post("/v1/adapters", data={"name": "x"}, files=files))
+        name = f"x{len(found)}-{sum(found.values())}"  # of its own: none hides behind another
+        judge(what, http.post("/v1/adapters", data={"name": name}, files=files))
         folder = shelf / hashlib.sha256(what.encode()).hexdigest()[:8]
         (folder / "adapter" / "decoder").mkdir(parents=True)
         (folder / "adapter.json").write_bytes(text)
         (folder / "adapter" / "decoder" / "adapter_model.safetensors").write_bytes(tensors)
-        judge(what, http.post("/v1/adapters", json={"name": "x", "folder": folder.name}))
+        judge(what, http.post("/v1/adapters", json={"name": f"{name}f", "folder": folder.name}))
     (shelf / "link").symlink_to(secret)
     (shelf / "card").mkdir()
     (shelf / "card" / "adapter.json").symlink_to(secret / "adapter.json")

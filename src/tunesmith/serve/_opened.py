@@ -99,6 +99,9 @@ def open_adapter(name: str, folder: Path, bundle: Bundle, table: Any) -> Opened:
             _tokens(found, bundle, state, one.config, table)
     except KeyError as error:
         raise UserError(f"{name} lacks the tensor {error.args[0]}", _BROKEN) from None
+    parts = (found.factors, found.bottlenecks, found.prefixes, found.tokens)
+    if not any(parts) and found.states is None:
+        raise UserError(f"{name} has no tensor of its method, '{kind}'", _BROKEN)
     _finite(name, found)
     return found
 
