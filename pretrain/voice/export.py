@@ -37,8 +37,8 @@ from pretrain.voice import card, mel, tts_model
 
 LIMIT_BYTES = 25_000_000
 OWN, JUDGES = "xvector", ("phones", "voiceprint")
-# A base this small learns at a hundred times the rate of the hub's, and in minutes.
-_LORA: dict[str, Any] = {"train.lr": 1e-3, "train.steps": 240}
+# A base this small learns at three hundred times the rate of the hub's, and in minutes.
+_LORA: dict[str, Any] = {"train.lr": 3e-3, "train.steps": 240}
 _NOTES: dict[str, Any] = {
     "max_s": 10.0,
     "licence": "Apache-2.0",
