@@ -137,7 +137,7 @@ def test_from_a_folder_of_recordings_to_a_blend_that_is_heard(studio, browser, r
     assert "a caption by hand" in [json.loads(row)["caption"] for row in rows]
 
     one.tab("Train")
-    page.get_by_label("Steps", exact=True).fill("3")
+    page.locator("#train-steps input, #train-steps textarea").fill("3")
     page.get_by_text("More settings").nth(1).click()
     page.locator("#train-words textarea").fill(
         "method.rank=two\npreview.seconds=1\npreview.count=1\npreview.every=3\n"

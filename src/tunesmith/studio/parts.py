@@ -119,9 +119,11 @@ def chosen(names: list[str], value: str | None = None) -> gr.Dropdown:
     )
 
 
-def optional(label: str, info: str = "") -> gr.Textbox:
+def optional(label: str, info: str = "", elem_id: str | None = None) -> gr.Textbox:
     """A number that may be left out; Gradio's own field for numbers would show a 0."""
-    return gr.Textbox(label=label, info=info or None, placeholder="as usual", min_width=120)
+    return gr.Textbox(
+        label=label, info=info or None, placeholder="as usual", min_width=120, elem_id=elem_id
+    )
 
 
 def number(text: str | None, label: str) -> float | None:

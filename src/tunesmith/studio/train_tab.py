@@ -61,7 +61,7 @@ def train_tab(studio: Studio, demo: gr.Blocks, tab: gr.Tab) -> None:
             choices=[("the recipe's, else lora", ""), *((one, one) for one in methods())],
             value="",
         )
-        steps = optional("Steps", "Of the optimizer.")
+        steps = optional("Steps", "Of the optimizer.", elem_id="train-steps")
     with gr.Accordion("More settings", open=False):
         words = gr.Textbox(
             label="KEY=VALUE, one a line",
