@@ -41,7 +41,7 @@ _MOST_SNR_DB, _DB_PER_MOS, _MIDDLE_MOS = 35.0, 8.0, 3.0
 # In less than a second there is hardly a pause to hear the background in, and a nasal is a steady tone.
 _SHORT_S, _LESS_IF_SHORT = 1.0, 8.0
 _MOST_TONES, _TONES_BELOW_CLEANNESS = 0.05, 22.0
-_LONGEST_DECAY_S, _LEAST_FOR_DECAY_S = 0.40, 1.5
+_LONGEST_DECAY_S, _LEAST_FOR_DECAY_S = 0.40, 2.5
 _LEAST_BAND, _FULL_BAND_HZ = 0.55, 8000.0
 
 
