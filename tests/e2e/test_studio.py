@@ -144,7 +144,7 @@ def test_from_a_folder_of_recordings_to_a_blend_that_is_heard(studio, browser, r
         "train.batch_size=2\ntrain.eval_every=3"
     )
     page.click("#train")
-    page.get_by_text("method.rank", exact=False).first.wait_for()  # in words, before anything runs
+    page.get_by_text("not 'two'", exact=False).first.wait_for()  # in words, before anything runs
     words = page.locator("#train-words textarea")
     words.fill(words.input_value().replace("two", "2"))
     page.click("#train")
