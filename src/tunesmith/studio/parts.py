@@ -127,7 +127,7 @@ def optional(label: str, info: str = "", elem_id: str | None = None) -> gr.Textb
 
 
 def number(text: str | None, label: str) -> float | None:
-    """What :func:`optional` holds; None where nothing was said.
+    """What :func:`optional` holds, an integer where it is a whole number; None where nothing was said.
 
     Raises:
         UserError: something else than a number was.
@@ -135,9 +135,10 @@ def number(text: str | None, label: str) -> float | None:
     if not (text or "").strip():
         return None
     try:
-        return float(str(text).strip())
+        value = float(str(text).strip())
     except ValueError:
         raise UserError(f"{label}: {text!r} is no number", "give one, or nothing") from None
+    return int(value) if value.is_integer() else value
 
 
 def methods() -> list[str]:
