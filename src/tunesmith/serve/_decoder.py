@@ -99,8 +99,11 @@ class Decoder:
                     [plain.fc2],
                 )
             ]
-            caches = room(positions), room(self._texts).view(rows, self._texts, -1)
-            self._layers.append(_Layer(plain, *products, *caches))
+            qkv, out, text_q, text_out, up, down = products
+            own_cache, text_cache = room(positions), room(self._texts).view(rows, self._texts, -1)
+            self._layers.append(
+                _Layer(plain, qkv, out, text_q, text_out, up, down, own_cache, text_cache)
+            )
         for slot in range(slots):
             self.clear(slot)
 

@@ -102,8 +102,10 @@ def _reach(layers: nn.Module, hop: int) -> int:
         if isinstance(layer, EncodecConv1d):
             samples += int(layer.kernel_size) * hop / rate
         elif isinstance(layer, EncodecConvTranspose1d):
-            rate *= layer.conv.stride[0]
-            samples += layer.conv.kernel_size[0] * hop / rate
+            inner = layer.conv
+            assert isinstance(inner, nn.ConvTranspose1d)
+            rate *= inner.stride[0]
+            samples += inner.kernel_size[0] * hop / rate
     return int(-(-samples // hop))
 
 
