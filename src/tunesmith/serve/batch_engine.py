@@ -8,11 +8,8 @@ from __future__ import annotations
 import logging
 import math
 import signal
-import threading
 import time
-from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +17,16 @@ from torch import Tensor
 
 from tunesmith.errors import Stopped, UserError
 from tunesmith.families._bundle import Bundle
+from tunesmith.serve._threaded import Row, ThreadedEngine
 from tunesmith.serve.attached import Attached, Turn
-from tunesmith.serve.request import Engine, Request, Sink
+from tunesmith.serve.request import Request
 from tunesmith.types import GenerationSettings
 
 _LOG = logging.getLogger(__name__)
 _BEFORE_DECODING = 0.95  # how far a row counts as done when its codes are there
 
 
-@dataclass(slots=True, eq=False)
-class _Row:
-    """A request in the engine."""
-
-    request: Request
-    sink: Sink
-    called_off: bool = False
-    over: bool = False
-    told: float = -1.0
-
-
-class BatchEngine(Engine):
+class BatchEngine(ThreadedEngine[Row]):
     """Dynamic batches over :meth:`.Bundle.generate_codes`, one at a time.
 
     The oldest request that waits decides what the next batch is; all that can go with it do, up to
@@ -66,45 +53,10 @@ class BatchEngine(Engine):
             raise UserError(f"{slots} slots make nothing", "give at least 1")
         self.bundle, self.slots, self._window_s = bundle, slots, window_s
         self._attached = Attached(bundle, slots=adapters, rank=rank)
-        self._rows: dict[str, _Row] = {}
-        self._waiting: deque[_Row] = deque()
-        self._off: deque[_Row] = deque()
-        self._some = threading.Condition()
-        self._stopping = self._aborting = False
         self._polls: dict[Hashable, int] = {}
-        self._thread = threading.Thread(target=self._work, name="batch-engine", daemon=True)
+        super().__init__("batch-engine", Row)
 
     # --- any thread ---
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def submit(self, request: Request, sink: Sink) -> None:
-        row = _Row(request, sink)
-        with self._some:
-            self._rows[request.id] = row
-            self._waiting.append(row)
-            self._some.notify()
-
-    def cancel(self, id: str) -> None:
-        with self._some:
-            row = self._rows.get(id)
-            if row is not None and not row.called_off:
-                row.called_off = True
-                self._off.append(row)
-                self._some.notify()
-
-    def stop(self, drain_s: float = 0.0) -> None:
-        with self._some:
-            self._stopping = True
-            self._some.notify()
-        if self._thread.is_alive():
-            self._thread.join(drain_s)
-            self._aborting = True
-            with self._some:
-                self._some.notify()
-            self._thread.join()
-            self._attached.detach()
 
     def adapters(self) -> Mapping[str, Path]:
         return self._attached.folders()
@@ -115,6 +67,9 @@ class BatchEngine(Engine):
     def remove_adapter(self, name: str) -> None:
         self._attached.remove(name)
 
+    def _let_go(self) -> None:
+        self._attached.detach()
+
     # --- the engine's thread ---
 
     def _work(self) -> None:
@@ -123,7 +78,7 @@ class BatchEngine(Engine):
         for row in list(self._rows.values()):
             self._drop(row)
 
-    def _next(self) -> list[_Row] | None:
+    def _next(self) -> list[Row] | None:
         """The rows of the next batch, in the order in which they came; None at the end."""
         held = 0.0
         while True:
@@ -148,7 +103,7 @@ class BatchEngine(Engine):
                     self._waiting.remove(row)
                 return batch
 
-    def _matching(self) -> list[_Row]:
+    def _matching(self) -> list[Row]:
         first = self._key(self._waiting[0])
         found = []
         for row in self._waiting:
@@ -158,7 +113,7 @@ class BatchEngine(Engine):
                     break
         return found
 
-    def _key(self, row: _Row) -> Hashable:
+    def _key(self, row: Row) -> Hashable:
         """What rows have to have in common."""
         request = row.request
         try:
@@ -177,7 +132,7 @@ class BatchEngine(Engine):
             return request.duration_s
         return min(2.0 ** math.ceil(math.log2(request.duration_s)), self.bundle.max_s)
 
-    def _make(self, batch: Sequence[_Row]) -> None:
+    def _make(self, batch: Sequence[Row]) -> None:
         """Make a batch; if it fails as a whole, each of its rows alone."""
         batch = [row for row in batch if not row.over]
         if not batch:
@@ -199,7 +154,7 @@ class BatchEngine(Engine):
                 return
             self._end(batch[0], lambda sink: sink.failed(error))
 
-    def _made(self, batch: Sequence[_Row]) -> None:
+    def _made(self, batch: Sequence[Row]) -> None:
         bundle, requests = self.bundle, [row.request for row in batch]
         settings, most_s = requests[0].settings or bundle.sampling, self._most_s(requests[0])
         for row in batch:
@@ -223,7 +178,7 @@ class BatchEngine(Engine):
                 if not row.over:
                     self._hand_over(row, one)
 
-    def _hand_over(self, row: _Row, codes: Tensor) -> None:
+    def _hand_over(self, row: Row, codes: Tensor) -> None:
         if self.bundle.free_length:
             most = max(1, round(row.request.duration_s * self.bundle.frame_rate_hz))
             codes = codes[..., :most]
@@ -240,35 +195,22 @@ class BatchEngine(Engine):
             return settings.steps or self.bundle.sampling.steps or 50
         return round(most_s * self.bundle.frame_rate_hz)
 
-    def _tell(self, row: _Row, share: float) -> None:
-        if not row.over and share >= row.told + 0.01:
-            row.told = share
-            row.sink.progress(share)
-
     def _see_to_called_off(self) -> None:
         while self._off:
             self._drop(self._off.popleft())
 
-    def _drop(self, row: _Row) -> None:
+    def _drop(self, row: Row) -> None:
         with self._some:
             if row in self._waiting:
                 self._waiting.remove(row)
         self._end(row, lambda sink: sink.cancelled())
-
-    def _end(self, row: _Row, say: Any) -> None:
-        if not row.over:
-            row.over = True
-            with self._some:
-                if self._rows.get(row.request.id) is row:
-                    del self._rows[row.request.id]
-            say(row.sink)
 
 
 class _Watch:
     """Polled while a batch is made: tells how far it is, and stops it if nobody wants it any more."""
 
     def __init__(
-        self, engine: BatchEngine, batch: Sequence[_Row], key: Hashable, expected: int
+        self, engine: BatchEngine, batch: Sequence[Row], key: Hashable, expected: int
     ) -> None:
         self._engine, self._batch, self._expected = engine, batch, max(1, expected)
         self.count = 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,9 @@ from tunesmith.families.musicgen.bundle import MusicgenBundle
 from tunesmith.serve._decoder import Decoder
 from tunesmith.serve._slots import Slots
 from tunesmith.serve._stream import StreamDecoder
+from tunesmith.serve._threaded import Row, ThreadedEngine
 from tunesmith.serve.mixer import Mixer
-from tunesmith.serve.request import Engine, Request, Sink
+from tunesmith.serve.request import Sink
 from tunesmith.tasks.generate import check_details, check_duration
 
 _LOG = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ _BEFORE_DECODING = 0.95  # how far a sequence counts as done when its codes are 
 
 
 @dataclass(slots=True, eq=False)
-class _Row:
+class _Row(Row):
     """A request in the engine.
 
     Attributes:
@@ -38,23 +38,15 @@ class _Row:
         frames: that it will have.
         stream: what makes its sound in pieces; None if one is wanted.
         heard: frames at which the next piece is made.
-        called_off: somebody does not want it any more.
-        over: its sink was told how it ended.
-        told: the share of progress that its sink knows.
     """
 
-    request: Request
-    sink: Sink
     slot: int = -1
     frames: int = 0
     stream: StreamDecoder | None = None
     heard: int = 0
-    called_off: bool = False
-    over: bool = False
-    told: float = -1.0
 
 
-class TokenEngine(Engine):
+class TokenEngine(ThreadedEngine[_Row]):
     """Continuous batching over a fixed number of slots; see :mod:`tunesmith.serve._slots`.
 
     Adapters that cannot share a batch (``full``) are refused: merge them into their base and serve that.
@@ -108,47 +100,14 @@ class TokenEngine(Engine):
         self._weights = torch.zeros(slots, adapters)
         # Which adapters run and which are let go of changes under this one.
         self._adapting = threading.Lock()
-        self._rows: dict[str, _Row] = {}
-        self._waiting: deque[_Row] = deque()
         self._running: dict[int, _Row] = {}
-        self._off: deque[_Row] = deque()
-        self._some = threading.Condition()
-        self._stopping = self._aborting = False
-        self._thread = threading.Thread(target=self._work, name="token-engine", daemon=True)
+        super().__init__("token-engine", _Row)
 
     # --- any thread ---
 
     def start(self) -> None:
         _ = self.bundle.codec  # in memory before the first request
-        self._thread.start()
-
-    def submit(self, request: Request, sink: Sink) -> None:
-        row = _Row(request, sink)
-        with self._some:
-            self._rows[request.id] = row
-            self._waiting.append(row)
-            self._some.notify()
-
-    def cancel(self, id: str) -> None:
-        with self._some:
-            row = self._rows.get(id)
-            if row is not None and not row.called_off:
-                row.called_off = True
-                self._off.append(row)
-                self._some.notify()
-
-    def stop(self, drain_s: float = 0.0) -> None:
-        with self._some:
-            self._stopping = True
-            self._some.notify()
-        if self._thread.is_alive():
-            self._thread.join(drain_s)
-            with self._some:
-                self._aborting = True
-                self._some.notify()
-            self._thread.join()
-            self._mixer.detach()
-            self.bundle.module.train(self._was_training)
+        super().start()
 
     def adapters(self) -> Mapping[str, Path]:
         return self._mixer.names
@@ -160,6 +119,10 @@ class TokenEngine(Engine):
     def remove_adapter(self, name: str) -> None:
         with self._adapting:
             self._mixer.remove(name)
+
+    def _let_go(self) -> None:
+        self._mixer.detach()
+        self.bundle.module.train(self._was_training)
 
     # --- the engine's thread ---
 
@@ -274,30 +237,16 @@ class TokenEngine(Engine):
             self._tell(row, 1.0)
             self._end(row, lambda sink: sink.finished())
 
-    def _tell(self, row: _Row, share: float) -> None:
-        if share >= row.told + 0.01 or share == 1.0:
-            row.told = share
-            row.sink.progress(share)
-
     def _fail(self, row: _Row, error: Exception) -> None:
         if not isinstance(error, UserError):
             _LOG.warning("request %s failed: %s", row.request.id, error)
         self._end(row, lambda sink: sink.failed(error))
 
     def _end(self, row: _Row, say: Callable[[Sink], None]) -> None:
-        if row.over:
-            return
-        row.over = True
-        with self._some:
-            if self._rows.get(row.request.id) is row:
-                del self._rows[row.request.id]
         if self._running.get(row.slot) is row:
             del self._running[row.slot]
             self._release(row.slot)
-        try:
-            say(row.sink)
-        except Exception:  # it must not take the others with it
-            _LOG.exception("a sink could not be told how request %s ended", row.request.id)
+        super()._end(row, say)
 
     def _release(self, slot: int) -> None:
         self._sequences.end(slot)
