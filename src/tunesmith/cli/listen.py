@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tunesmith.cli._exposed import warn_exposed
+
 listen = typer.Typer(
     name="listen",
     help="Blind listening tests: A/B, ABX and MOS, in a browser.",
@@ -169,11 +171,7 @@ def serve(
         if not links.personal and not links.invitation:
             typer.echo("no links yet: give --listeners 10 or --invite 10", err=True)
         if links.exposed:
-            typer.echo(
-                "other machines can reach this server, without encryption: on an open network put it "
-                "behind a proxy with TLS",
-                err=True,
-            )
+            warn_exposed()
         typer.echo(f"serving {test} at {links.address}; Ctrl-C stops it", err=True)
 
     with StopFlag() as stop:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tunesmith.cli._exposed import warn_exposed
+
 
 def serve(
     base: Annotated[
@@ -97,11 +99,7 @@ def serve(
             err=True,
         )
         if ready.exposed:
-            typer.echo(
-                "other machines can reach this server, without encryption: on an open network put it "
-                "behind a proxy with TLS",
-                err=True,
-            )
+            warn_exposed()
         typer.echo(f"how to ask: {ready.address}/docs; Ctrl-C stops it", err=True)
 
     with StopFlag() as stop:

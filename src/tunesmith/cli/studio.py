@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tunesmith.cli._exposed import warn_exposed
+
 
 def studio(
     folder: Annotated[
@@ -63,11 +65,7 @@ def studio(
         if password:
             typer.echo("it asks for the password; any user name will do", err=True)
         if host not in ("127.0.0.1", "localhost", "::1"):
-            typer.echo(
-                "other machines can reach it, without encryption: on an open network put it behind a "
-                "proxy with TLS",
-                err=True,
-            )
+            warn_exposed()
         typer.echo(f"everything is kept in {folder}; Ctrl-C stops it", err=True)
         if browser:
             import webbrowser
