@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
@@ -259,10 +260,10 @@ class Trainer:
         return {f"valid_{k}": round(float(v), 4) for k, v in zip(TERMS, found, strict=False)}
 
 
-def rate_at(step: int, progress: float, peak: float) -> float:
+def rate_at(step: int, progress: float, peak: float, alone: float = ALONE) -> float:
     """Warm-up by steps and a cosine over the time; half of it beside adversaries."""
     fall = LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return peak * min(1.0, (step + 1) / WARM_UP) * fall * (1.0 if progress < ALONE else 0.5)
+    return peak * min(1.0, (step + 1) / WARM_UP) * fall * (1.0 if progress < alone else 0.5)
 
 
 def restart(*further: str) -> None:
@@ -303,6 +304,9 @@ def train(args: argparse.Namespace) -> None:
     config = make_config(**json.loads(args.geometry))
     vocoder = make_vocoder(config, args.seed, some.mean(0).cpu(), some.std(0).cpu())
     judges = Judges(args.seed, args.judge_width).to(args.device)
+    if args.begin:
+        # Its own mean and spread are among the weights.
+        vocoder.load_state_dict({k: v.float() for k, v in load_file(args.begin).items()})
     trainer = Trainer(vocoder.to(args.device).train(), judges, pieces, args.batch)
     sizes = [sum(p.numel() for p in net.parameters()) / 1e6 for net in (vocoder, judges)]
     log(f"vocoder: {sizes[0]:.2f} M parameters, judges {sizes[1]:.2f} M")
@@ -315,8 +319,8 @@ def train(args: argparse.Namespace) -> None:
     done = False
     while not done:
         progress = (earlier_s + time.monotonic() - began) / max(1e-9, budget_s)
-        adversary = progress >= ALONE and not args.no_judges
-        trainer.rate.fill_(rate_at(step, progress, args.rate))
+        adversary = progress >= args.alone and not args.no_judges
+        trainer.rate.fill_(rate_at(step, progress, args.rate, args.alone))
         if cuda and not args.no_graphs and trainer.graphs[adversary] is None:
             try:
                 trainer.capture(adversary)
@@ -361,6 +365,8 @@ def main() -> None:
     p.add_argument("--batch", type=int, default=32)
     p.add_argument("--rate", type=float, default=8e-4)
     p.add_argument("--judge-width", type=int, default=16)
+    p.add_argument("--begin", type=Path, help="weights to begin with, instead of random ones")
+    p.add_argument("--alone", type=float, default=ALONE, help="share of the time without judges")
     p.add_argument("--no-judges", action="store_true")
     p.add_argument("--no-graphs", action="store_true")
     p.add_argument("--geometry", default="{}", help="JSON: changes of the config, for tests")
