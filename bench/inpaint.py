@@ -1,6 +1,7 @@
 """Holes filled: the adapted model against the unadapted one and against silence.
 
     python -m bench.inpaint [--quick] [--base pocket-diffusion] [--work DIR] [--steps N]
+        [--method lora|full] [--batch N] [--rate LR] [--minutes M]
 
 Compositions that no training of the base heard, cut to the base's window. A hole of one second in each
 held-out clip, at a place drawn from its number. The adapted model (task inpaint beside a LoRA) and the
@@ -11,9 +12,13 @@ the hole while it samples (latent replacement).
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import random
+import shutil
+import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,28 +34,51 @@ from pretrain.compose import compose
 from pretrain.spectral import mel_distance
 from tunesmith.config import load_config
 from tunesmith.errors import UserError
-from tunesmith.families import find_base, load
+from tunesmith.families import base_limits, find_base, load
 from tunesmith.families._bundle import Bundle
 from tunesmith.formats.adapter import load_adapter
 from tunesmith.tasks.inpaint import FADE_S, inpaint
+from tunesmith.training.log import read_metrics
 from tunesmith.training.run import train
 from tunesmith.training.signals import StopFlag
 
 SEED = FIRST_SEED + 900_000
+TRAINING = 1000
+"""Number of the first composition that is trained on; those before it are held out."""
 HOLE_S, SAMPLER_STEPS = 1.0, 50
 GUIDANCES = {"pocket-diffusion": 1.0}
 
 
-def write_clips(
-    folder: Path, sounds: Sequence[np.ndarray], captions: Sequence[str], rate: int
-) -> None:
+def composed(first: int, count: int, length: int) -> tuple[list[np.ndarray], list[str]]:
+    """Sounds of ``length`` samples and captions of the compositions with these numbers that sound."""
+    sounds, pieces = sounds_of([compose(SEED + index) for index in range(first, first + count)])
+    captions = [piece.captions[i % len(piece.captions)] for i, piece in enumerate(pieces)]
+    return [sound[:length] for sound in sounds], captions
+
+
+def write_clips(folder: Path, first: int, count: int, length: int, rate: int) -> None:
     """An AudioFolder: a tenth of the clips validate."""
-    for index, (sound, caption) in enumerate(zip(sounds, captions, strict=True)):
+    for index, (sound, caption) in enumerate(zip(*composed(first, count, length), strict=True)):
         side = "valid" if index % 10 == 9 else "train"
-        place = folder / side / f"{index:04d}.wav"
+        place = folder / side / f"{first + index:05d}.wav"
         place.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(place, sound, rate, subtype="PCM_16")
         place.with_suffix(".txt").write_text(caption, encoding="utf-8")
+
+
+def write_data(folder: Path, clips: int, length: int, rate: int) -> None:
+    """The training recordings, made by all cores; a folder that is there is whole."""
+    if folder.is_dir():
+        return
+    part = folder.with_name(folder.name + ".part")
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        jobs = [
+            pool.submit(write_clips, part, TRAINING + at, min(100, clips - at), length, rate)
+            for at in range(0, clips, 100)
+        ]
+        for job in jobs:
+            job.result()
+    part.rename(folder)
 
 
 def hole_of(index: int, length_s: float) -> tuple[float, float]:
@@ -116,27 +144,49 @@ def ratio_row(what: str, bar: float, own: np.ndarray, other: np.ndarray) -> Row:
     return Row(what, f"<= {bar:g}x", figure, bool(share <= bar))
 
 
-def adapted(work: Path, base: str, data: Path, steps: int, say: Callable[..., None]) -> Path:
+def adapted(
+    work: Path, base: str, data: Path, args: argparse.Namespace, steps: int, name: str = "run"
+) -> Path:
     """A run of the recipe on these clips; one that was finished stays."""
-    run = work / "run"
+    run = work / name
+
+    def say(kind: str, values: object) -> None:
+        if kind == "valid":
+            print(kind, values, flush=True)
+
     if not (run / "adapter.json").is_file():
         settings = {
             "base": base,
             "data": str(data),
             "out": str(run),
             "train.steps": steps,
+            "train.eval_every": max(1, steps // 8),
             "train.patience": 0,
             "preview.every": 0,
         }
+        # Thousands of steps of all weights end in a walk around the optimum: their mean is kept.
+        settings |= {"method": "full", "train.ema": 0.999} if args.method == "full" else {}
+        settings |= {"train.batch_size": args.batch} if args.batch else {}
+        settings |= {"train.lr": args.rate} if args.rate else {}
         loaded = load_config(settings=settings, recipe="inpaint")
         begun = (run / "checkpoints").is_dir()
         train(loaded, resume=begun, stop=StopFlag(), on_event=say)
     return run
 
 
+def steps_that_fit(work: Path, base: str, data: Path, args: argparse.Namespace) -> int:
+    """Steps that ``args.minutes`` hold on this machine, by a short run that is thrown away."""
+    lines = read_metrics(adapted(work, base, data, args, 60, "probe") / "metrics.jsonl")
+    took = [line["seconds"] for line in lines if line["kind"] == "train" and line["step"] > 20]
+    shutil.rmtree(work / "probe")
+    return max(60, round(60 * args.minutes / statistics.mean(took)))
+
+
 def _again(args: argparse.Namespace) -> str:
     """The command of this measurement."""
-    return f"inpaint --steps {args.steps} --clips {args.clips} --held-out {args.held_out}"
+    names = ("method", "steps", "batch", "rate", "clips", "held_out")
+    given = {name: getattr(args, name) for name in names if getattr(args, name)}
+    return "inpaint" + "".join(f" --{k.replace('_', '-')} {v}" for k, v in given.items())
 
 
 def main() -> None:
@@ -144,6 +194,12 @@ def main() -> None:
     options.add_argument("--base", default="pocket-diffusion")
     options.add_argument("--work", type=Path, help="keep what is made here, and go on from it")
     options.add_argument("--steps", type=int, default=1200)
+    options.add_argument("--minutes", type=float, default=0.0, help="of training, instead of steps")
+    options.add_argument("--method", choices=("lora", "full"), default="lora")
+    options.add_argument("--batch", type=int, default=0, help="clips a step; default: the recipe's")
+    options.add_argument("--rate", type=float, default=0.0, help="default: the recipe's")
+    options.add_argument("--data-only", action="store_true", help="with --work: train later")
+    options.add_argument("--train-only", action="store_true", help="with --work: measure later")
     options.add_argument("--clips", type=int, default=1000)
     options.add_argument("--held-out", type=int, default=64)
     args = options.parse_args()
@@ -157,24 +213,22 @@ def main() -> None:
         rows = [Row(f"hole filled: {what}", "<= 0.7x", None, missing=missing) for what in whats]
         record("inpaint", "Inpainting", rows)
         return
-    bundle = load(base, device="cpu")
-    rate, length = bundle.sample_rate_hz, int(bundle.max_s * bundle.sample_rate_hz)
+    rate, _, longest = base_limits(args.base)
+    length = int(longest * rate)
     length_s = length / rate
     with tempfile.TemporaryDirectory() as folder:
         work = args.work or Path(folder)
-        pieces = [compose(SEED + index) for index in range(clips + held)]
-        sounds, pieces = sounds_of(pieces)
-        sounds = [sound[:length] for sound in sounds]
-        captions = [piece.captions[i % len(piece.captions)] for i, piece in enumerate(pieces)]
-        if not (work / "data").is_dir():
-            write_clips(work / "data", sounds[:-held], captions[:-held], rate)
-        real, texts = sounds[-held:], captions[-held:]
-
-        def say(kind: str, values: object) -> None:
-            if kind == "valid":
-                print(kind, values, flush=True)
-
-        run = adapted(work, args.base, work / "data", steps, say)
+        write_data(work / "data", clips, length, rate)
+        if args.data_only:
+            return
+        real, texts = composed(0, held, length)
+        if args.minutes:
+            steps = args.steps = steps_that_fit(work, args.base, work / "data", args)
+            print(f"{steps} steps", flush=True)
+        run = adapted(work, args.base, work / "data", args, steps)
+        if args.train_only:
+            return
+        bundle = load(base, device="cpu")
         plain = filled(bundle, real, texts, length_s)
         load_adapter(run, bundle)
         taught = filled(bundle, real, texts, length_s)
@@ -208,8 +262,8 @@ def main() -> None:
         return
     notes = (
         f"{held} held-out clips of {length_s:.2f} s with a hole of {HOLE_S:g} s each; log-mel distance inside "
-        f"of it (log10, 80 bands, floor -80 dB). Adapted: recipe inpaint, {steps} steps on {clips} other "
-        f"compositions, none heard by the base. {SAMPLER_STEPS} sampler steps, guidance "
+        f"of it (log10, 80 bands, floor -80 dB). Adapted: recipe inpaint, method {args.method}, {steps} "
+        f"steps on {clips} other compositions, none heard by the base. {SAMPLER_STEPS} sampler steps, guidance "
         f"{GUIDANCES.get(args.base, 3.0):g}, the same seeds. p: Wilcoxon's signed ranks."
     )
     record("inpaint", "Inpainting", rows, notes=notes, command=_again(args))

@@ -18,8 +18,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bench._methods import train_one
 from bench._results import Row, parser, record
+from bench._techniques import LONG, NO_VALIDATION, RATES, TECHNIQUES, Technique
 from tunesmith.data import prepare
 from tunesmith.data.load import load_dataset
 from tunesmith.demo import CLIPS
@@ -32,118 +35,9 @@ from tunesmith.training.signals import StopFlag
 from tunesmith.training.workers import Job, run_jobs
 
 SEEDS = (0, 1, 2)
-STEPS, LONG, BATCH = 80, 160, 8
+STEPS, BATCH = 80, 8
 TAKES, FEW_TAKES = 128, 64
-SHORTER = {"pocket-diffusion": {"train.steps": 40, "train.eval_every": 20}}
-"""What all runs on another base have: a step and a take cost it several times as much."""
-
-FEWER = {"pocket-diffusion": 32}
-"""Takes a model on another base."""
-
-NO_VALIDATION = -1
-"""Training clips of a technique: all, with none set aside, so that the last weights are kept."""
-
 TAKE_SEED, SECONDS = 10_000, 5.0
-ALL = ("q", "k", "v", "o", "up", "down")
-TOKEN = "[steel_pan]"
-
-PRIOR = tuple(
-    f"{style} with {lead}"
-    for style, lead in (
-        ("slow blues", "electric guitar"), ("waltz", "violin"), ("rock", "distorted guitar"),
-        ("bossa nova", "flute"), ("baroque", "harpsichord"), ("jazz swing", "trumpet"),
-        ("folk", "accordion"), ("ambient", "synth lead"), ("reggae", "organ"), ("disco", "piano"),
-        ("tango", "clarinet"), ("funk", "saxophone"),
-    )
-)  # fmt: skip
-"""What the base knows, for prior sets that keep more than one class in place."""
-
-
-@dataclass(frozen=True, slots=True)
-class Technique:
-    """One row.
-
-    Attributes:
-        name: key of its runs.
-        says: what it is, in the table.
-        settings: of its runs, over the common ones.
-        prompt: how it is asked; ``{caption}`` is a held-out clip's.
-        clips: training clips; 0 is all but those for validation.
-        group: ``methods``, ``ranks``, ``amounts`` or ``prior``.
-    """
-
-    name: str
-    says: str
-    settings: Mapping[str, Any]
-    prompt: str = "{caption}"
-    clips: int = 0
-    group: str = "methods"
-
-
-def _lora(rank: int = 16, **more: Any) -> dict[str, Any]:
-    return {"method": "lora", "method.rank": rank, "method.targets": ALL, "train.lr": 2e-3} | more
-
-
-_TOKEN = {"token": TOKEN, "init": "bells", "vectors": 32}
-_INVERSION = {"method": "textual_inversion", "train.lr": 0.6, "train.weight_decay": 0.0} | {
-    f"method.{key}": value for key, value in _TOKEN.items()
-}
-_CONCEPT = {"concept.token": "zq", "concept.class_name": "steel drums"}
-
-TECHNIQUES = (
-    Technique("lora", "LoRA, r=16", _lora()),
-    Technique("qlora", "QLoRA: LoRA r=16 on an NF4 base", _lora(**{"base.quantize": "nf4"})),
-    Technique("full", "full fine-tuning", {"method": "full", "train.lr": 3e-4}),
-    Technique("bottleneck", "bottleneck adapters, width 32", {"method": "bottleneck", "train.lr": 3e-3}),
-    Technique("prefix", "prefix tuning, keys and values of each layer", {"method": "prefix", "train.lr": 3e-2}),
-    Technique("prefix-input", "prefix tuning, at the conditioning",
-              {"method": "prefix", "method.placement": "input", "train.lr": 5e-2}),
-    Technique("textual_inversion", "textual inversion, 32 vectors",
-              _INVERSION, f"{TOKEN}, {{caption}}"),
-    Technique("dreambooth", "DreamBooth: full, rare token, prior (weight 1)",
-              {"method": "full", "train.lr": 3e-4, "prior.weight": 1.0} | _CONCEPT, "zq steel drums, {caption}"),
-    Technique("dreambooth-lora", "DreamBooth on LoRA r=16",
-              _lora(**_CONCEPT, **{"prior.weight": 1.0}), "zq steel drums, {caption}"),
-    Technique("lora-tokens", "LoRA r=16 and a trained token",
-              _lora(**{f"tokens.{k}": v for k, v in (_TOKEN | {"rate": 100.0}).items()}), f"{TOKEN}, {{caption}}"),
-    *(Technique(f"rank-{rank}", f"LoRA, r={rank}", _lora(rank), group="ranks") for rank in (4, 64, 128)),
-    *(
-        Technique(f"{kind}-{clips}", f"{says}, {clips} clips", settings, prompt, clips, "amounts")
-        for kind, says, settings, prompt in (
-            ("lora", "LoRA r=16", _lora(), "{caption}"),
-            ("full", "full", {"method": "full", "train.lr": 3e-4}, "{caption}"),
-            ("textual_inversion", "textual inversion",
-             _INVERSION, f"{TOKEN}, {{caption}}"),
-        )
-        for clips in (4, 12)
-    ),
-    *(
-        Technique(
-            f"prior-{weight:g}", f"DreamBooth, too high a rate, last weights, prior weight {weight:g}",
-            {"method": "full", "train.lr": 3e-3, "train.steps": LONG, "prior.weight": weight,
-             "prior.prompts": PRIOR, "prior.clips": 192} | _CONCEPT,
-            "zq steel drums, {caption}", clips=NO_VALIDATION, group="prior",
-        )
-        for weight in (0.0, 1.0)
-    ),
-)  # fmt: skip
-"""How the rates were chosen is said in the notes of the table."""
-
-
-RATES: dict[str, dict[str, dict[str, Any]]] = {
-    "pocket-diffusion": {
-        "lora": {"train.lr": 4e-3},
-        "qlora": {"train.lr": 4e-3},
-        "dreambooth-lora": {"train.lr": 4e-3},
-        "lora-tokens": {"train.lr": 4e-3},
-        "full": {"train.lr": 2e-4},
-        "dreambooth": {"train.lr": 2e-4},
-        "bottleneck": {"train.lr": 5e-3},
-        "prefix": {"train.lr": 1e-2, "method.roles": ("cross_attention",)},
-        "textual_inversion": {"train.lr": 0.3},
-    },
-}
-"""What a technique has in the place of its own settings on another base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +125,6 @@ class Bench:
             "train.batch_size": BATCH,
             "preview.every": 0,
             "train.steps": STEPS,
-            **SHORTER.get(self.base, {}),
             **technique.settings,
             **RATES.get(self.base, {}).get(technique.name, {}),
             **({"train.steps": 4, "train.eval_every": 2} if self.quick else {}),
@@ -240,8 +133,7 @@ class Bench:
     def takes(self, technique: Technique) -> int:
         """Takes a model: fewer where only the order of rows among themselves matters."""
         few = technique.group in ("ranks", "amounts")
-        most = FEW_TAKES if few else FEWER.get(self.base, TAKES)
-        return min(len(self.captions), most)
+        return min(len(self.captions), FEW_TAKES if few else TAKES)
 
     def run(self, technique: Technique, seed: int) -> Path:
         return self.work / "runs" / f"{technique.name}-{seed}"
@@ -261,7 +153,7 @@ class Bench:
         takes = self.work / "takes"
         found = [
             Job("base", sing, common | {"out": str(takes / "base"), "run": None,
-                "prompts": self.captions[: FEWER.get(self.base, TAKES)]}),
+                "prompts": self.captions}),
             Job("codec", "tunesmith.evaluation.takes:through_codec",
                 {"out": str(takes / "codec"), "base": self.base, "files": list(map(str, self.held_out))}),
         ]  # fmt: skip
@@ -388,10 +280,9 @@ def _qlora_rows(found: Mapping[str, Found]) -> list[Row]:
 
 def notes_of(base: str) -> str:
     """The conditions of a table."""
-    steps = SHORTER.get(base, {}).get("train.steps", STEPS)
-    takes = FEWER.get(base, TAKES)
-    of_takes = f"{takes} takes a model, {TAKES} held-out clips. "
-    return f"{steps} steps of {BATCH} clips for every technique, {of_takes}{_NOTES}" + (
+    of_takes = f"{TAKES} takes a model, {TAKES} held-out clips. "
+    where = _ON_CUDA if torch.cuda.is_available() else _ON_CPU
+    return f"{STEPS} steps of {BATCH} clips for every technique, {of_takes}{_NOTES}{where}" + (
         _PRIORS if base == "pocket" else ""
     )
 
@@ -402,9 +293,13 @@ _NOTES = (
     "and LoRA. 45 clips of calypso with steel drums (34 to train with), which the base never "
     "heard; the general clips are trained on by none. Gap closed: median of three seeds (each), "
     "p: one permutation test over the three (docs/metrics.md). Peak: resident memory of the training "
-    "process, torch and transformers included. Seconds: of the training steps, one thread a process, "
-    "two processes at a time, on a machine with other work."
+    "process, torch and transformers included."
 )
+_ON_CPU = (
+    " Seconds: of the training steps, one thread a process, two processes at a time, on a machine with "
+    "other work."
+)
+_ON_CUDA = " Seconds: of the training steps, several processes on one GPU, beside other work."
 _PRIORS = (
     " LoRA of rank 16 and the whole data stand in the first rows. Ranks and amounts of data: "
     f"{FEW_TAKES} takes a model. Prior weight 1 against 0: {LONG} steps each, the last weights."
