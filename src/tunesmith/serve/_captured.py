@@ -6,79 +6,69 @@ import logging
 from collections.abc import Callable, Hashable
 
 import torch
-from torch import Tensor
 
 _LOG = logging.getLogger(__name__)
+_MOST = 24
+"""Graphs at a time. Their memory is shared, but each holds its launches."""
 
 
 class Captured:
-    """Runs a step as it is, or on a GPU as the graph that was captured of it for these shapes.
+    """Makes steps, and on a GPU replays the graph that was captured of one of the same shapes.
 
-    A step reads and writes tensors that stay where they are, but for its two inputs, which are copied into
-    two that do. If a capture fails, steps go on as they are.
+    A step reads and writes tensors that stay where they are, and nothing else. The first of its shapes is
+    made kernel by kernel and then captured for those that follow. If a capture fails, all are made so.
 
     Args:
-        slots: of a step.
-        codebooks: tokens of each.
-        device: where it runs.
+        device: where steps run.
+
+    Attributes:
+        usable: whether anything is captured.
     """
 
-    def __init__(self, slots: int, codebooks: int, device: torch.device) -> None:
-        self._usable = device.type == "cuda"
-        self._graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
-        self._tokens = torch.zeros(slots, codebooks, dtype=torch.long, device=device)
-        self._places = torch.zeros(slots, dtype=torch.long, device=device)
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.usable = device.type == "cuda"
+        self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
+        self._pool = torch.cuda.graph_pool_handle() if self.usable else None
 
     def forget(self) -> None:
         """What graphs read is elsewhere from now on."""
         self._graphs.clear()
 
-    def __call__(
-        self,
-        key: Hashable,
-        run: Callable[[Tensor, Tensor], Tensor],
-        tokens: Tensor,
-        places: Tensor,
-        *,
-        plain: bool,
-    ) -> Tensor:
-        """The logits of a step; the next one may write over them.
+    def __call__(self, key: Hashable | None, run: Callable[[], None]) -> None:
+        """Make a step.
 
         Args:
-            key: of the shapes.
-            run: the step.
-            tokens, places: its inputs, ``[S, K]`` and ``[S]``.
-            plain: nothing of it depends on anything but tensors that stay where they are.
+            key: of its shapes; None if they do not say which kernels it launches.
+            run: makes it.
         """
-        if not (self._usable and plain):
-            return run(tokens, places)
-        self._tokens.copy_(tokens)
-        self._places.copy_(places)
-        if key not in self._graphs:
+        if not self.usable or key is None:
+            return run()
+        graph = self._graphs.get(key)
+        if graph is not None:
+            return graph.replay()
+        with torch.cuda.device(self._device):
+            # What libraries set up at their first call must not be captured, and belongs aside.
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                run()
+            torch.cuda.current_stream().wait_stream(aside)
             try:
-                self._graphs[key] = self._capture(run)
+                self._keep(key, run)
             except RuntimeError as error:
                 _LOG.warning("no CUDA graphs, steps are launched kernel by kernel: %s", error)
-                self._usable = False
-                return run(tokens, places)
-        graph, logits = self._graphs[key]
-        graph.replay()
-        return logits
+                self.usable = False
+                self._graphs.clear()
 
-    def _capture(
-        self, run: Callable[[Tensor, Tensor], Tensor]
-    ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        # Once before, for what libraries set up at their first call. What is written is written twice.
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            run(self._tokens, self._places)
-        torch.cuda.current_stream().wait_stream(aside)
+    def _keep(self, key: Hashable, run: Callable[[], None]) -> None:
+        if len(self._graphs) >= _MOST:
+            self._graphs.clear()
         graph = torch.cuda.CUDAGraph()
         # Other threads may copy an adapter meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            logits = run(self._tokens, self._places)
-        return graph, logits
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            run()
+        self._graphs[key] = graph
 
 
 __all__ = ["Captured"]

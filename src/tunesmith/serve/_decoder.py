@@ -8,7 +8,7 @@ The weights are the model's own, and so are adapters that a mixer has put on the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -17,27 +17,16 @@ from torch.nn import functional as F
 
 from tunesmith.families._attention import JOINED
 from tunesmith.families.musicgen.loss import MusicgenLoss
-from tunesmith.serve._captured import Captured
+from tunesmith.serve._fused import fused
+from tunesmith.serve._layers import Layer, layer_of
 from tunesmith.serve._products import Product, joined
 
 BUCKET = 64
 """Attention looks at so many places at a time: shapes change every so many steps, not at each."""
 _TEXT = 16  # the same of texts
-
-
-@dataclass(slots=True)
-class _Layer:
-    """A layer of the decoder, as a step needs it."""
-
-    plain: Any
-    qkv: Product
-    out: Product
-    text_q: Product
-    text_out: Product
-    up: Product
-    down: Product
-    own: Tensor  # [R * positions, 2 D]: keys, then values
-    text: Tensor  # [R, texts, 2 D]
+_FIRST_GRAPH = (
+    128  # places that the first of a GPU's graphs looks at; the next ones at twice as many
+)
 
 
 class Decoder:
@@ -76,34 +65,31 @@ class Decoder:
         rows = 2 * slots
         self._begins = torch.arange(rows, device=device) * positions
         self._span = torch.arange(positions, device=device)
-        self._texts = _TEXT
+        # A longer text moves the cache, and graphs that read it are captured anew: on a GPU, more at once.
+        self._texts = 4 * _TEXT if device.type == "cuda" else _TEXT
         self._lengths = [0] * slots
-        self._text_mask = torch.full((rows, 1, 1, self._texts), -torch.inf, device=device)
+        self._heard = torch.ones(slots, dtype=torch.long, device=device)  # the same, at least 1
+        self._text_mask = torch.full((rows, self._texts), -torch.inf, device=device)
         self._views: dict[tuple[int, int], list[tuple[Tensor, ...]]] = {}
-
-        def room(length: int) -> Tensor:
-            return torch.zeros(rows * length, 2 * self._width, device=device, dtype=self._dtype)
-
-        self._captured = Captured(slots, self.codebooks, device)
-        self._layers: list[_Layer] = []
-        for plain in inner.layers:
-            own, text = plain.self_attn, plain.encoder_attn
-            products = [
-                Product(some, int8=int8)
-                for some in (
-                    [own.q_proj, own.k_proj, own.v_proj],
-                    [own.out_proj],
-                    [text.q_proj],
-                    [text.out_proj],
-                    [plain.fc1],
-                    [plain.fc2],
-                )
+        layers, self._wide = list(inner.layers), 2 * self._width
+        own = torch.zeros(
+            len(layers), rows, positions, self._wide, device=device, dtype=self._dtype
+        )
+        self._own, self._text = own, own.new_zeros(len(layers), rows, self._texts, self._wide)
+        self._layers = [
+            layer_of(plain, own, text, int8=int8)
+            for plain, own, text in zip(layers, self._own, self._text, strict=True)
+        ]
+        self._text_products = Product(
+            [
+                one
+                for plain in layers
+                for one in (plain.encoder_attn.k_proj, plain.encoder_attn.v_proj)
             ]
-            qkv, out, text_q, text_out, up, down = products
-            own_cache, text_cache = room(positions), room(self._texts).view(rows, self._texts, -1)
-            self._layers.append(
-                _Layer(plain, qkv, out, text_q, text_out, up, down, own_cache, text_cache)
-            )
+        )
+        self._fused = fused(
+            self._layers, self._norm, self._logits, rows, self._size, config.activation_function
+        )
         for slot in range(slots):
             self.clear(slot)
 
@@ -127,13 +113,12 @@ class Decoder:
             mask = torch.where(mask.bool(), 0.0, lowest)[:, None, None]
         rows = self._rows(slot)
         self._text_mask[rows] = -torch.inf
-        self._text_mask[rows, :, :, :length] = mask.clamp(min=lowest).to(self._text_mask)
-        for layer in self._layers:
-            attention = layer.plain.encoder_attn
-            both = torch.cat([attention.k_proj(states), attention.v_proj(states)], -1)
-            layer.text[rows, length:] = 0
-            layer.text[rows, :length] = both
+        self._text_mask[rows, :length] = mask[:, 0, 0].clamp(min=lowest).to(self._text_mask)
+        made = self._text_products(states).view(2, length, len(self._layers), self._wide)
+        self._text[:, rows, length:] = 0
+        self._text[:, rows, :length] = made.permute(2, 0, 1, 3)
         self._lengths[slot] = length
+        self._heard[slot] = length
 
     def end(self, slot: int) -> None:
         """The slot is free."""
@@ -143,12 +128,12 @@ class Decoder:
     def clear(self, slot: int) -> None:
         """Leave nothing of what was in a slot, such as numbers that are none."""
         rows = self._rows(slot)
-        for layer in self._layers:
-            layer.own.view(2 * self.slots, self.positions, -1)[rows] = 0
-            layer.text[rows] = 0
+        self._own[:, rows] = 0
+        self._text[:, rows] = 0
         self._text_mask[rows] = -torch.inf
-        self._text_mask[rows, :, :, 0] = 0
+        self._text_mask[rows, 0] = 0
         self._lengths[slot] = 0
+        self._heard[slot] = 1
 
     def _rows(self, slot: int) -> list[int]:
         return [slot, self.slots + slot]
@@ -159,60 +144,69 @@ class Decoder:
             return
         more = 1 << (length - 1).bit_length()
         self._text_mask = F.pad(self._text_mask, (0, more - self._texts), value=-torch.inf)
-        for layer in self._layers:
-            layer.text = F.pad(layer.text, (0, 0, 0, more - self._texts))
+        self._text = F.pad(self._text, (0, 0, 0, more - self._texts))
+        for layer, text in zip(self._layers, self._text, strict=True):
+            layer.text = text
         self._texts = more
         self._views.clear()
-        self._captured.forget()
 
     # --- steps ---
 
+    def shapes(self, furthest: int) -> Hashable | None:
+        """What decides which kernels a step launches on which tensors; None if this does not.
+
+        Args:
+            furthest: the largest place.
+        """
+        seen, texts = self._seen(furthest)
+        if self._layers[0].qkv.plain:
+            return (0, self._texts) if self._fused is not None else (seen, texts, self._texts)
+        adapters = [one.shapes for layer in self._layers for one in layer.products]
+        return None if None in adapters else (seen, texts, self._texts, tuple(adapters))
+
+    def _seen(self, furthest: int) -> tuple[int, int]:
+        """Places and texts that attention looks at."""
+        seen = _rounded(furthest + 1, BUCKET)
+        if self.device.type == "cuda":  # each is a graph more
+            seen = max(_FIRST_GRAPH, 1 << furthest.bit_length())
+        texts = _rounded(max(1, *self._lengths), _TEXT)
+        return min(self.positions, seen), min(self._texts, texts)
+
     @torch.inference_mode()
     def step(self, tokens: Tensor, places: Tensor, furthest: int) -> Tensor:
-        """Logits ``[2S, K, V]`` in float32 of what follows.
+        """Logits ``[2S, K, V]`` in float32 of what follows; the next step may write over them.
 
         Args:
             tokens: ``[S, K]``, the last of each slot.
             places: ``[S]``, where they stand: the slot's position.
-            furthest: the largest of these.
+            furthest: the largest of these, or more.
         """
-        seen = min(self.positions, _rounded(furthest + 1, BUCKET))
-        texts = min(self._texts, _rounded(max(1, *self._lengths), _TEXT))
+        x = F.embedding(tokens + self._offsets, self._tables).sum(1) + self._places[places]
+        if self._fused is not None and self._layers[0].qkv.plain:
+            logits = self._fused(x, places, self._text_mask, self._heard)
+        else:
+            logits = self._run(x, places, *self._seen(furthest))
+        return logits.view(2 * self.slots, self.codebooks, -1)
+
+    def _run(self, x: Tensor, places: Tensor, seen: int, texts: int) -> Tensor:
+        """Logits ``[R, K V]`` for embedded tokens ``[S, D]``, with the library's kernels."""
         key = seen, texts
         if key not in self._views:
             self._views[key] = [self._view(layer, seen, texts) for layer in self._layers]
-        views = self._views[key]
-
-        def run(tokens: Tensor, places: Tensor) -> Tensor:
-            return self._run(tokens, places, views, seen, texts)
-
-        # What a mixer does for rows that ask for adapters may change at any time.
-        plain = self._layers[0].qkv.plain
-        return self._captured(key, run, tokens, places, plain=plain)
-
-    def _view(self, layer: _Layer, seen: int, texts: int) -> tuple[Tensor, ...]:
-        """Keys and values ``[R, H, L, d]`` of the sequence, then of the text."""
-        rows, shape = 2 * self.slots, (2, self._heads, self._size)
-        own = layer.own.view(rows, self.positions, *shape)[:, :seen]
-        text = layer.text.view(rows, self._texts, *shape)[:, :texts]
-        return tuple(one[:, :, part].transpose(1, 2) for one in (own, text) for part in (0, 1))
-
-    def _run(
-        self, tokens: Tensor, places: Tensor, views: list[Any], seen: int, texts: int
-    ) -> Tensor:
         width = self._width
-        x = F.embedding(tokens + self._offsets, self._tables).sum(1) + self._places[places]
         x = torch.cat([x, x])
         both = torch.cat([places, places])
         mask = torch.zeros((len(both), seen), dtype=self._dtype, device=x.device)
         mask.masked_fill_(self._span[:seen] > both[:, None], -torch.inf)
         mask = mask[:, None, None]
-        text_mask = self._text_mask[..., :texts].to(self._dtype)
+        text_mask = self._text_mask[:, None, None, :texts].to(self._dtype)
         where = self._begins + both
-        for layer, (keys, values, text_keys, text_values) in zip(self._layers, views, strict=True):
+        for layer, (keys, values, text_keys, text_values) in zip(
+            self._layers, self._views[key], strict=True
+        ):
             plain = layer.plain
             qkv = layer.qkv(_norm(x, plain.self_attn_layer_norm))
-            layer.own.index_copy_(0, where, qkv[:, width:])
+            layer.own.view(-1, self._wide).index_copy_(0, where, qkv[:, width:])
             heard = self._attend(qkv[:, :width], keys, values, mask, plain.self_attn)
             x = x + layer.out(heard)
             query = layer.text_q(_norm(x, plain.encoder_attn_layer_norm))
@@ -220,8 +214,14 @@ class Decoder:
             x = x + layer.text_out(heard)
             wide = plain.activation_fn(layer.up(_norm(x, plain.final_layer_norm)))
             x = x + layer.down(wide)
-        logits = self._logits(_norm(x, self._norm))
-        return logits.view(len(x), self.codebooks, -1).float()
+        return self._logits(_norm(x, self._norm)).float()
+
+    def _view(self, layer: Layer, seen: int, texts: int) -> tuple[Tensor, ...]:
+        """Keys and values ``[R, H, L, d]`` of the sequence, then of the text."""
+        shape = (2, self._heads, self._size)
+        own, text = layer.own[:, :seen].unflatten(2, shape), layer.text[:, :texts]
+        parts = (own, text.unflatten(2, shape))
+        return tuple(one[:, :, part].transpose(1, 2) for one in parts for part in (0, 1))
 
     def _attend(
         self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, attention: Any

@@ -10,7 +10,7 @@ adapter, which multiplies nothing with zero.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -139,6 +139,17 @@ class MixedLinear(Mixed):
         if rows is None:
             return False
         return rows.ranks is not None or bool(rows.bottlenecks or rows.prefixes)
+
+    @property
+    def shapes(self) -> Hashable | None:
+        """What decides which kernels it launches on which tensors; None if the rows' numbers do."""
+        rows = self._current.rows
+        if rows is None:
+            return ()
+        if rows.used is not None or rows.bottlenecks or rows.prefixes:
+            return None
+        where = () if rows.ranks is None else (rows.ranks.data_ptr(), rows.ranks.shape)
+        return (*where, self._wanted(rows))
 
     def changed(self, x: Tensor, y: Tensor) -> Tensor:
         """What the rows make of y, the wrapped layer's answer to x; it may be written over."""

@@ -6,7 +6,7 @@ Adapters that a mixer has put on the linears stay as they are: what they add is 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cache
 from typing import Any
 
@@ -57,9 +57,20 @@ class Product:
             self._packed = Int8(self._weight)
 
     @property
+    def weight(self) -> Tensor | None:
+        """``[Σd, k]``, if the product is that with it and no more where no row asks for adapters."""
+        return self._weight if self._bias is None and self._packed is None else None
+
+    @property
     def plain(self) -> bool:
         """Whether no row of the batch asks a mixer for anything."""
         return not any(layer.asked for layer, _, _ in self._mixed)
+
+    @property
+    def shapes(self) -> Hashable | None:
+        """What of the adapters decides which kernels it launches; None if that changes with the rows."""
+        found = tuple(layer.shapes for layer, _, _ in self._mixed)
+        return None if None in found else found
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._packed is not None:

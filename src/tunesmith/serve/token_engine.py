@@ -128,6 +128,7 @@ class TokenEngine(ThreadedEngine[_Row]):
 
     @torch.inference_mode()
     def _work(self) -> None:
+        self._sequences.warm()
         while self._wait():
             self._admit()
             if self._running:
