@@ -1,20 +1,24 @@
 """`tunesmith plan` against what runs take: predicted and measured peak memory of 12 configurations
 that its constants were set on, and of 6 that they were not.
 
-    python -m bench.plan [--quick] [--only WORD]
+    python -m bench.plan [--quick] [--only WORD] [--cuda]
 
 Each configuration is planned, and then trained for two steps on noise, by the command line in
 processes of their own with an empty cache. musicgen-small's geometry has random weights. `--quick`
-does the small base's alone and records nothing.
+does the small base's alone and records nothing. `--cuda` measures what is allocated on a GPU instead,
+four at a time, for its one row.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +26,8 @@ from bench._results import Row, parser, record
 
 CPU_SHARE, CPU_BYTES = 0.25, 400e6
 CUDA_SHARE = 0.15
+_CUDA_ROW = "allocated on CUDA, each of them"
+_NONE = "\n"  # part of no configuration's name
 SMALL = "musicgen-small"
 _TRAIN = """
 import atexit, sys
@@ -31,6 +37,26 @@ def say():
     print(next(x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x))
 
 atexit.register(say)
+from tunesmith.cli import main
+
+main()
+"""
+_ON_CUDA = """
+import atexit
+import torch
+
+most, reset = 0, torch.cuda.reset_peak_memory_stats
+
+def look(*args):
+    global most
+    most = max(most, torch.cuda.max_memory_allocated())
+
+def looked(*args):  # the run forgets its peak from phase to phase
+    look()
+    reset(*args)
+
+torch.cuda.reset_peak_memory_stats = looked
+atexit.register(lambda: (look(), print(f"VmHWM: {most // 1024}")))
 from tunesmith.cli import main
 
 main()
@@ -99,13 +125,14 @@ def noise(folder: Path, rate_hz: int, case: Case) -> None:
         (place / "metadata.jsonl").write_text(text, encoding="utf-8")
 
 
-def predicted_and_measured(case: Case, base: str, top: Path) -> tuple[int, int]:
-    """Peak bytes as planned, and as the run's process had them."""
+def predicted_and_measured(case: Case, base: str, top: Path, cuda: bool = False) -> tuple[int, int]:
+    """Peak bytes as planned, and as the run's process had them: resident, or allocated on CUDA."""
     data = top / "data"
     noise(data, 16_000 if base == "pocket" else 32_000, case)
     words = ["--base", base, "--method", case.method, "--data", str(data), *_STEPS]
     words += ["base.dtype=float32", f"train.batch_size={case.batch}", *case.settings]
-    environment = os.environ | {"TUNESMITH_CACHE": str(top / "cache"), "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | {"TUNESMITH_CACHE": str(top / "cache")}
+    environment |= {} if cuda else {"CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "tunesmith"]
     told = subprocess.run(
         [*command, "plan", "--json", *words], env=environment, capture_output=True, text=True
@@ -114,7 +141,15 @@ def predicted_and_measured(case: Case, base: str, top: Path) -> tuple[int, int]:
         raise SystemExit(f"plan of {case.name} failed:\n{told.stderr}")
     # Told by the process itself: to the system a child is at least as large as its parent was.
     trained = subprocess.run(
-        [sys.executable, "-c", _TRAIN, "train", *words, "--out", str(top / "run")],
+        [
+            sys.executable,
+            "-c",
+            _ON_CUDA if cuda else _TRAIN,
+            "train",
+            *words,
+            "--out",
+            str(top / "run"),
+        ],
         env=environment,
         capture_output=True,
         text=True,
@@ -134,11 +169,42 @@ def judged(predicted: int, measured: int) -> tuple[str, bool]:
     return text, abs(off) <= max(CPU_SHARE * measured, CPU_BYTES)
 
 
+def on_cuda(cases: Sequence[Case]) -> Row:
+    """All at once, four at a time: how many are within the share, and how far off each is."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(4) as pool:
+        top = Path(folder)
+        small = top / "small"
+        build = [sys.executable, "-m", "bench.small_geometry", "--build", str(small)]
+        subprocess.run(build, check=True)
+
+        def measure(number: int) -> float:
+            case, place = cases[number], top / str(number)
+            place.mkdir()
+            base = str(small) if case.base == SMALL else "pocket"
+            predicted, measured = predicted_and_measured(case, base, place, cuda=True)
+            print(f"{case.name}: {judged(predicted, measured)[0]}", flush=True)
+            return predicted / measured - 1
+
+        jobs = [pool.submit(measure, number) for number in range(len(cases))]
+        offs = [job.result() for job in jobs if job.exception() is None]
+        failed = len(cases) - len(offs)
+    within = sum(abs(off) <= CUDA_SHARE for off in offs)
+    figure = f"{within} of {len(cases)} within: {min(offs):+.0%} to {max(offs):+.0%}, " + (
+        f"median {statistics.median(offs):+.0%}" + (f"; {failed} failed" if failed else "")
+    )
+    return Row(_CUDA_ROW, f"{100 * CUDA_SHARE:.0f} %", figure, within == len(cases))
+
+
 def main() -> None:
     options = parser(__doc__)
+    options.add_argument("--cuda", action="store_true", help="only what is allocated on a GPU")
     options.add_argument("--only", default="", help="configurations whose name holds this")
     args = options.parse_args()
     rows = []
+    last = Row(_CUDA_ROW, f"{100 * CUDA_SHARE:.0f} %", None)
+    if args.cuda:
+        last = on_cuda([one for one in (*CASES, *HELD_OUT) if args.only in one.name])
+        args.only = _NONE
     with tempfile.TemporaryDirectory() as folder:
         top = Path(folder)
         small = top / "small"
@@ -159,8 +225,8 @@ def main() -> None:
                 print(f"{name}: {figure}{'' if passed else '  MISSED'}", flush=True)
             bar = "25 % or 400 MB"
             rows.append(Row(name, bar, figure, passed, missing="not measured"))
-    rows.append(Row("allocated on CUDA, each of them", f"{100 * CUDA_SHARE:.0f} %", None))
-    if not args.quick and not args.only:
+    rows.append(last)
+    if not args.quick and args.only in ("", _NONE):
         record(
             "plan",
             "`tunesmith plan` against measured peaks",
