@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -63,6 +63,13 @@ def serve(
         str | None, typer.Option(help="cpu, cuda ... [default: the best]", show_default=False)
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Linears in 8 bits, on a CPU.")] = False,
+    engine: Annotated[
+        Literal["auto", "tokens", "batch"],
+        typer.Option(
+            help="Of MusicGen: with tokens requests join between two tokens, and sound streams while it is "
+            "written; batch serves full fine-tunes, too. auto is tokens, but for a full one among the adapters."
+        ),
+    ] = "auto",
     queue: Annotated[int, typer.Option(min=1, help="Requests that may wait.")] = 64,
     seconds: Annotated[float, typer.Option(help="Length of a request at most.")] = 300.0,
     prompt_chars: Annotated[int, typer.Option(min=1, help="Characters of a prompt.")] = 4000,
@@ -70,6 +77,10 @@ def serve(
     adapter_mb: Annotated[
         int, typer.Option(min=1, help="Size of an adapter that is added or uploaded, in MB.")
     ] = 512,
+    upload_mb: Annotated[
+        int,
+        typer.Option(min=1, help="Size of a sound that is sent to be continued or changed, in MB."),
+    ] = 64,
     drain: Annotated[
         float, typer.Option(min=0, help="Seconds that running jobs are given at the end.")
     ] = 30.0,
@@ -117,8 +128,13 @@ def serve(
             rank=rank,
             device=device,
             int8=int8,
+            engine=engine,
             limits=Limits(
-                queue=queue, seconds=seconds, prompt_chars=prompt_chars, job_s=job_seconds
+                queue=queue,
+                seconds=seconds,
+                prompt_chars=prompt_chars,
+                job_s=job_seconds,
+                upload_bytes=upload_mb << 20,
             ),
             adapter_bytes=adapter_mb << 20,
             drain_s=drain,

@@ -14,13 +14,24 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from tunesmith.errors import ResourceError, UserError
-from tunesmith.serve.refusals import Busy, Closing, Gone, KeyTaken, Unfinished, Unknown
+from tunesmith.serve.refusals import (
+    Busy,
+    Closing,
+    Gone,
+    KeyTaken,
+    TooLarge,
+    Unfinished,
+    Unknown,
+    UnknownSound,
+)
 from tunesmith.serve.shelf import Missing, Taken
 
 _STATUS: Mapping[type[Exception], int] = {
     Busy: 429,
     Closing: 503,
     Unknown: 404,
+    UnknownSound: 404,
+    TooLarge: 413,
     Unfinished: 409,
     Gone: 410,
     KeyTaken: 409,

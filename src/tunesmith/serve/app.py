@@ -16,6 +16,7 @@ from tunesmith.serve import (
     routes_jobs,
     routes_sound,
     routes_state,
+    routes_uploads,
 )
 from tunesmith.serve.guard import LOCAL_NAMES, Guard
 from tunesmith.serve.jobs import Jobs
@@ -24,7 +25,6 @@ from tunesmith.serve.service import Service
 from tunesmith.serve.shelf import Shelf
 
 BODY_BYTES = 256 << 10
-_UPLOADS = "/v1/adapters"
 _FORM_BYTES = 2 << 20  # the card, the words and the seams of a form, beside its tensors
 
 
@@ -70,6 +70,7 @@ def application(
     answers.install(app)
     app.include_router(routes_sound.routes(service))
     app.include_router(routes_jobs.routes(service))
+    app.include_router(routes_uploads.routes(service))
     app.include_router(routes_adapters.routes(service))
     app.include_router(routes_state.routes(service, metrics))
 
@@ -84,8 +85,13 @@ def application(
             media_type="text/html; charset=utf-8",
         )
 
+    most = {
+        "/v1/adapters": shelf.most_bytes + _FORM_BYTES,
+        "/v1/uploads": jobs.limits.upload_bytes + BODY_BYTES,
+    }
+
     def body_bytes(path: str) -> int:
-        return shelf.most_bytes + _FORM_BYTES if path == _UPLOADS else BODY_BYTES
+        return most.get(path, BODY_BYTES)
 
     return Guard(
         app,

@@ -28,6 +28,20 @@ Turn = tuple[tuple[str, float, int], ...]
 """What has to be switched on: name, weight and version of each adapter; empty where the mixer serves."""
 
 
+def needs_turn(card: Mapping[str, Any], bundle: Bundle) -> bool:
+    """Whether an adapter cannot share a batch: it replaces weights, or changes what the base takes in.
+
+    Args:
+        card: its ``adapter.json``.
+        bundle: its base.
+    """
+    method = plugins("methods").get(card["method"]["name"])
+    trains_base = method is not None and bool(method.spec.get("trains_base"))
+    # What is said to the base beside a prompt can differ from row to row only in its columns.
+    foreign = (card.get("conditioning") or {}).keys() - set(bundle.columns)
+    return trains_base or bool(card.get(TASK)) or bool(foreign)
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
     folder: Path
@@ -67,14 +81,7 @@ class Attached:
                 slot is free; nothing has changed then.
         """
         card = check_base(Path(folder), self._bundle)
-        said = card.get("conditioning") or {}
-        alone = (
-            bool(plugins("methods")[card["method"]["name"]].spec.get("trains_base"))
-            if card["method"]["name"] in plugins("methods")
-            else False
-        )
-        # What is said to the base beside a prompt can differ from row to row only in its columns.
-        alone = alone or bool(card.get(TASK)) or bool(said.keys() - set(self._bundle.columns))
+        said, alone = card.get("conditioning") or {}, needs_turn(card, self._bundle)
         if alone:
             # Tried once, so that what is torn is refused now and not when it is asked for.
             with self._turn, self._mount:
@@ -231,4 +238,4 @@ class Wording:
         return {**kept, **spoken}
 
 
-__all__ = ["Attached", "Turn", "Weights", "Wording"]
+__all__ = ["Attached", "Turn", "Weights", "Wording", "needs_turn"]

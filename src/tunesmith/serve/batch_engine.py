@@ -19,8 +19,9 @@ from tunesmith.errors import Stopped, UserError
 from tunesmith.families._bundle import Bundle
 from tunesmith.serve._threaded import Row, ThreadedEngine
 from tunesmith.serve.attached import Attached, Turn
+from tunesmith.serve.recordings import made
 from tunesmith.serve.request import Request
-from tunesmith.types import GenerationSettings
+from tunesmith.types import Audio, GenerationSettings
 
 _LOG = logging.getLogger(__name__)
 _BEFORE_DECODING = 0.95  # how far a row counts as done when its codes are there
@@ -120,6 +121,8 @@ class BatchEngine(ThreadedEngine[Row]):
             turn: Turn | None = self._attached.turn(request.adapters)
         except UserError:
             turn = None  # fails when it is made, where the asker is told
+        if request.made_from is not None:
+            return request.id  # goes alone: no other has its length and its holes
         return turn, self._most_s(request), request.settings or self.bundle.sampling
 
     def _most_s(self, request: Request) -> float:
@@ -159,7 +162,10 @@ class BatchEngine(ThreadedEngine[Row]):
         settings, most_s = requests[0].settings or bundle.sampling, self._most_s(requests[0])
         for row in batch:
             self._tell(row, 0.0)
-        watch = _Watch(self, batch, (settings, most_s), self._guess(settings, most_s))
+        if requests[0].made_from is not None:
+            self._remade(batch[0], settings)
+            return
+        watch = _Watch(self, batch, self._guess(settings, most_s))
         turn = self._attached.turn(requests[0].adapters)
         with self._attached.use(turn, [one.adapters for one in requests]) as wording:
             details = [wording.details(one.adapters, one.details or {}) for one in requests]
@@ -178,11 +184,27 @@ class BatchEngine(ThreadedEngine[Row]):
                 if not row.over:
                     self._hand_over(row, one)
 
+    def _remade(self, row: Row, settings: GenerationSettings) -> None:
+        """Make a sound from another, which no other row can share."""
+        request = row.request
+        assert request.made_from is not None
+        watch = _Watch(self, [row], self._guess(settings, self._most_s(request)))
+        turn = self._attached.turn(request.adapters)
+        with self._attached.use(turn, [request.adapters]) as wording:
+            prompt = wording.prompt(request.prompt, request.adapters)
+            details = wording.details(request.adapters, request.details or {})
+            audio = made(self.bundle, request, prompt, details or None, settings, watch)
+        self._see_to_called_off()
+        if not row.over:
+            self._told_whole(row, audio)
+
     def _hand_over(self, row: Row, codes: Tensor) -> None:
         if self.bundle.free_length:
             most = max(1, round(row.request.duration_s * self.bundle.frame_rate_hz))
             codes = codes[..., :most]
-        audio = self.bundle.decode_audio(codes)
+        self._told_whole(row, self.bundle.decode_audio(codes))
+
+    def _told_whole(self, row: Row, audio: Audio) -> None:
         self._tell(row, 1.0)
         row.sink.part(audio)
         self._end(row, lambda sink: sink.finished())
@@ -209,9 +231,7 @@ class BatchEngine(ThreadedEngine[Row]):
 class _Watch:
     """Polled while a batch is made: tells how far it is, and stops it if nobody wants it any more."""
 
-    def __init__(
-        self, engine: BatchEngine, batch: Sequence[Row], key: Hashable, expected: int
-    ) -> None:
+    def __init__(self, engine: BatchEngine, batch: Sequence[Row], expected: int) -> None:
         self._engine, self._batch, self._expected = engine, batch, max(1, expected)
         self.count = 0
 

@@ -22,7 +22,8 @@ from tunesmith.serve.limits import Limits
 from tunesmith.serve.live import Live
 from tunesmith.serve.measures import Measures
 from tunesmith.serve.recipe import recipe
-from tunesmith.serve.request import Engine
+from tunesmith.serve.request import Engine, Request
+from tunesmith.serve.sounds import Sounds
 from tunesmith.serve.store import Store
 from tunesmith.types import Audio
 
@@ -38,6 +39,7 @@ class Dispatcher:
     Args:
         engine: that makes the sounds.
         store: that knows all jobs.
+        sounds: that jobs are made from.
         limits: what is allowed.
 
     Attributes:
@@ -48,8 +50,9 @@ class Dispatcher:
         idle: notified whenever a job ends or the engine gives a place back.
     """
 
-    def __init__(self, engine: Engine, store: Store, limits: Limits) -> None:
+    def __init__(self, engine: Engine, store: Store, sounds: Sounds, limits: Limits) -> None:
         self.engine, self.store, self.limits = engine, store, limits
+        self._sounds = sounds
         self.lock = threading.Lock()
         self.live: dict[str, Live] = {}
         self.measures = Measures()
@@ -70,6 +73,8 @@ class Dispatcher:
         """Start the engine, and give it these jobs first."""
         with self.lock:
             for job in jobs:
+                if job.request.made_from is not None:  # it has waited long enough
+                    self._sounds.keep(job.request.made_from.audio)
                 self.live[job.id] = Live(job)
                 self._waiting.append(job.id)
             self.measures.restored = self.measures.waiting = len(self._waiting)
@@ -127,11 +132,19 @@ class Dispatcher:
                 self._places[id] = _Place(self, live)
                 place = self._places[id]
             try:
-                self.engine.submit(live.job.request, place)
+                self.engine.submit(self._found(live.job.request), place)
             except Exception as error:
                 place.failed(error)
             if live.closed or self.closing:  # called off before the engine knew of it
                 self.engine.cancel(id)
+
+    def _found(self, request: Request) -> Request:
+        """A request whose sound the engine can open."""
+        made_from = request.made_from
+        if made_from is None:
+            return request
+        file = str(self._sounds.file(made_from.audio))
+        return replace(request, made_from=replace(made_from, file=file))
 
     def _began(self, live: Live) -> None:
         with self.lock:
@@ -264,6 +277,7 @@ class Dispatcher:
                     self._fail(live, "time", f"it ran longer than {self.limits.job_s:g} seconds")
                 if sweep:
                     self.store.sweep(self.limits)
+                    self._sounds.sweep()
             except Exception:
                 _LOG.exception("the clock of jobs goes on after an error")
 

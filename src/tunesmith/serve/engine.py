@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from tunesmith.errors import UserError
 from tunesmith.families import find_base, load
+from tunesmith.families._bundle import Bundle
+from tunesmith.formats.adapter import check_base
+from tunesmith.serve.attached import needs_turn
 from tunesmith.serve.batch_engine import BatchEngine
 from tunesmith.serve.request import Engine
 from tunesmith.training.hardware import best_device, choose_dtype
 
+Kind = Literal["auto", "tokens", "batch"]
 WRITE_TOKENS = frozenset({"musicgen"})
 """Families with an engine of their own."""
 
@@ -25,7 +31,8 @@ def open_engine(
     int8: bool = False,
     adapters: int = 16,
     rank: int = 64,
-    kind: Literal["auto", "tokens", "batch"] = "auto",
+    kind: Kind = "auto",
+    among: Iterable[str | Path] = (),
 ) -> Engine:
     """Load a base and put an engine before it; it is not started.
 
@@ -41,7 +48,9 @@ def open_engine(
         int8: hold the linears in 8 bits, on a CPU and in engines that can.
         adapters: that can be loaded at a time.
         rank: the largest of one of them.
-        kind: ``batch`` for a base that writes tokens, too: slower, but with full fine-tunes, in turns.
+        kind: ``batch`` for a base that writes tokens, too: slower, and streamed sound comes in one piece, but
+            with full fine-tunes, in turns. ``auto`` is ``batch`` for it only if there is one ``among``.
+        among: folders of adapters that may be asked for; others than this base's are ignored.
 
     Raises:
         UserError: no such base, or settings that do not go together.
@@ -55,9 +64,14 @@ def open_engine(
     if kind == "tokens" and not tokens:
         raise UserError(f"family {found.family.name} writes no tokens", "use kind='batch'")
     if int8 and (kind == "batch" or not tokens):
-        raise UserError(f"'{base}' is not served in 8 bits here", "leave int8 out")
+        raise UserError(
+            f"'{base}' is not served in 8 bits by this engine",
+            "leave int8 out, or use kind='tokens'",
+        )
     options: dict[str, Any] = {"slots": slots, "adapters": adapters, "rank": rank}
     bundle = load(found, device=where, dtype=precision)
+    if tokens and kind == "auto" and not int8 and any(_in_turns(bundle, one) for one in among):
+        kind = "batch"
     if tokens and kind != "batch":
         from tunesmith.serve.token_engine import TokenEngine  # brings MusicGen's library with it
 
@@ -65,4 +79,11 @@ def open_engine(
     return BatchEngine(bundle, **options)
 
 
-__all__ = ["WRITE_TOKENS", "open_engine"]
+def _in_turns(bundle: Bundle, folder: str | Path) -> bool:
+    try:
+        return needs_turn(check_base(Path(folder), bundle), bundle)
+    except UserError:  # of another base, or torn, which is told when it is added
+        return False
+
+
+__all__ = ["WRITE_TOKENS", "Kind", "open_engine"]

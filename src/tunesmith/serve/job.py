@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from tunesmith.errors import UserError
-from tunesmith.serve.request import Request
+from tunesmith.serve.request import MadeFrom, Request
 from tunesmith.types import GenerationSettings
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -64,6 +64,8 @@ def as_json(request: Request) -> str:
     """
     try:
         plain = asdict(replace(request, adapters=dict(request.adapters)))
+        if plain["made_from"] is None:
+            del plain["made_from"]
         return json.dumps(plain, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UserError(f"the request cannot be kept ({error})", "use text and numbers") from None
@@ -72,14 +74,29 @@ def as_json(request: Request) -> str:
 def from_json(text: str) -> Request:
     """The request again; the same settings, to the last bit."""
     plain = json.loads(text)
-    settings = plain.pop("settings", None)
-    return Request(**plain, settings=GenerationSettings(**settings) if settings else None)
+    settings, made_from = plain.pop("settings", None), plain.pop("made_from", None)
+    if made_from:
+        spans = tuple((float(begin), float(end)) for begin, end in made_from.pop("spans"))
+        made_from = MadeFrom(**made_from, spans=spans)
+    return Request(
+        **plain,
+        settings=GenerationSettings(**settings) if settings else None,
+        made_from=made_from or None,
+    )
 
 
 def same_wish(one: Request, other: Request) -> bool:
     """Whether two requests want the same sound, whatever they are called and however it is sent."""
-    plain = [replace(each, id="", streamed=False) for each in (one, other)]
-    return as_json(plain[0]) == as_json(plain[1])
+    return as_json(_wish(one)) == as_json(_wish(other))
+
+
+def _wish(request: Request) -> Request:
+    plain, made_from = replace(request, id="", streamed=False), request.made_from
+    if made_from is None:
+        return plain
+    # What was looked up when it was accepted is no part of what was asked.
+    plain = replace(plain, made_from=replace(made_from, sha256="", file=""))
+    return plain if made_from.task == "continue" else replace(plain, duration_s=0.0)
 
 
 __all__ = ["ENDED", "Fault", "Job", "State", "as_json", "from_json", "same_wish"]

@@ -15,8 +15,10 @@ from tunesmith.serve.job import Job, State, same_wish
 from tunesmith.serve.limits import Limits, check_id, check_request
 from tunesmith.serve.live import Ended, Event, Part, Progress, Subscription
 from tunesmith.serve.measures import Measures
+from tunesmith.serve.recordings import check_made_from
 from tunesmith.serve.refusals import Busy, Closing, Gone, KeyTaken, Unfinished, Unknown
 from tunesmith.serve.request import Engine, Request
+from tunesmith.serve.sounds import Sounds
 from tunesmith.serve.store import Store
 
 _KEY_CHARS = 256
@@ -48,7 +50,8 @@ class Jobs:
     def __init__(self, engine: Engine, folder: str | Path, limits: Limits | None = None) -> None:
         self.engine, self.limits = engine, limits or Limits()
         self.store = Store(folder)
-        self._work = Dispatcher(engine, self.store, self.limits)
+        self.sounds = Sounds(folder, self.limits)
+        self._work = Dispatcher(engine, self.store, self.sounds, self.limits)
         self._state: Literal["new", "open", "closed"] = "new"
         self._adding = 0  # submissions that are on their way to the disk
 
@@ -73,6 +76,7 @@ class Jobs:
 
         Raises:
             UserError: it cannot be made (400 or 422).
+            UnknownSound: the sound that it is to be made from is not there (404).
             KeyTaken: the key stands for another request (409).
             Busy: the queue is full (429).
             Closing: the server is going down, or not up (503).
@@ -86,6 +90,9 @@ class Jobs:
         # First of all: whoever asks again was accepted, even if there is no room now.
         if key and (known := self.store.by_key(key)):
             return self._repeated(known, request)
+        if request.made_from is not None:
+            sound = self.sounds.use(request.made_from.audio)
+            request = check_made_from(request, self.engine.bundle, sound)
         request = check_request(request, self.engine.bundle, self.engine.adapters(), self.limits)
         with self._work.lock:
             if self._state != "open":

@@ -37,6 +37,11 @@ class Limits:
         result_bytes: of all that are kept.
         result_age_s: how long one is kept.
         jobs: finished jobs that are remembered, with or without their sound; so long keys are, too.
+        uploads: sounds of clients that are kept at a time.
+        upload_bytes: of one of them, as it is sent.
+        upload_samples: of one of them, decoded: frames times channels.
+        uploads_bytes: of all that are kept.
+        upload_age_s: how long one is kept after it was last asked for.
     """
 
     queue: int = 64
@@ -52,6 +57,11 @@ class Limits:
     result_bytes: int = 4 * 2**30
     result_age_s: float = 7 * 24 * 3600.0
     jobs: int = 10_000
+    uploads: int = 256
+    upload_bytes: int = 64 * 2**20
+    upload_samples: int = 2**25
+    uploads_bytes: int = 2 * 2**30
+    upload_age_s: float = 24 * 3600.0
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
@@ -91,12 +101,15 @@ def check_request(
             f"a prompt of {len(request.prompt)} characters",
             f"{limits.prompt_chars} are allowed here",
         )
-    if not math.isfinite(request.duration_s) or request.duration_s > limits.seconds:
+    # Around a hole the recording stays, however long it is.
+    whole = request.made_from is not None and request.made_from.task == "inpaint"
+    if not math.isfinite(request.duration_s) or (request.duration_s > limits.seconds and not whole):
         raise UserError(
             f"{request.duration_s:g} seconds are more than this server gives",
             f"ask for at most {min(limits.seconds, bundle.max_s):g}",
         )
-    check_duration(bundle, request.duration_s)
+    if not whole:
+        check_duration(bundle, request.duration_s)
     if round(request.duration_s * bundle.frame_rate_hz) < 1:
         raise UserError(
             f"{request.duration_s:g} seconds are less than one frame",

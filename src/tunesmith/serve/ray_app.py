@@ -32,6 +32,7 @@ from tunesmith.types import Audio
 _FACTS = (
     *("name", "base_hash", "licence", "family", "sample_rate_hz", "channels", "max_s"),
     *("frame_rate_hz", "sampling", "settings", "columns", "free_length"),
+    *("inpainting", "no_inpainting"),
 )
 _DRAIN_S = 10.0
 
@@ -52,6 +53,8 @@ class Described:
     settings: tuple[str, ...]
     columns: tuple[str, ...]
     free_length: bool
+    inpainting: str
+    no_inpainting: str
 
 
 def described(bundle: Any) -> Described:

@@ -29,6 +29,12 @@ def recipe(request: Request, engine: Engine) -> dict[str, Any]:
         **{name: getattr(settings, name) for name in bundle.settings},
         **dict(request.details or {}),
     }
+    if (made_from := request.made_from) is not None:
+        found["task"], found["recording"] = made_from.task, made_from.sha256
+        if made_from.task == "inpaint":
+            found["spans"] = made_from.spans
+        elif made_from.task == "edit":
+            found["strength"] = made_from.strength
     if request.adapters:
         folders = engine.adapters()
         found["adapter"] = dict(request.adapters)

@@ -31,6 +31,17 @@ class Unknown(UserError):
         super().__init__(f"no job '{id[:64]}'", "old jobs are forgotten; ask for the sound again")
 
 
+class UnknownSound(UserError):
+    """No such sound was sent, or it was deleted, or nobody asked for it in time (HTTP 404)."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"no sound '{id[:64]}'", "send it again: POST /v1/uploads")
+
+
+class TooLarge(UserError):
+    """More than is taken (HTTP 413)."""
+
+
 class Unfinished(UserError):
     """There is no sound, for the job is not done: it waits, runs, failed or was called off (HTTP 409)."""
 
@@ -59,4 +70,13 @@ class KeyTaken(UserError):
         )
 
 
-__all__ = ["Busy", "Closing", "Gone", "KeyTaken", "Unfinished", "Unknown"]
+__all__ = [
+    "Busy",
+    "Closing",
+    "Gone",
+    "KeyTaken",
+    "TooLarge",
+    "Unfinished",
+    "Unknown",
+    "UnknownSound",
+]

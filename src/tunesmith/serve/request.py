@@ -10,10 +10,35 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 from tunesmith.families._bundle import Bundle
 from tunesmith.types import Audio, Details, GenerationSettings
+
+Task = Literal["continue", "inpaint", "edit"]
+TASKS: tuple[Task, ...] = get_args(Task)
+
+
+@dataclass(frozen=True, slots=True)
+class MadeFrom:
+    """The sound that another is made from, and how.
+
+    Attributes:
+        task: ``continue`` (the result begins with it), ``inpaint`` (spans of it are made anew) or ``edit``
+            (all of it is, by degrees).
+        audio: id of the sound.
+        spans: of ``inpaint``, ``(begin, end)`` in seconds.
+        strength: of ``edit``, 0 (it stays) to 1 (nothing of it stays).
+        sha256: of its file; known once the request is accepted.
+        file: where it lies; known while the request is in the engine.
+    """
+
+    task: Task
+    audio: str
+    spans: tuple[tuple[float, float], ...] = ()
+    strength: float = 0.6
+    sha256: str = ""
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +54,7 @@ class Request:
         adapters: ``{name: weight}`` of what is mixed in; empty is the base.
         details: what is said beside the prompt, in the base's ``columns``.
         streamed: whether parts are wanted before the whole is there.
+        made_from: the sound that it begins from; None makes one of the text alone.
     """
 
     id: str
@@ -39,6 +65,7 @@ class Request:
     adapters: Mapping[str, float] = field(default_factory=dict)
     details: Details | None = None
     streamed: bool = False
+    made_from: MadeFrom | None = None
 
 
 class Sink(Protocol):
@@ -109,4 +136,4 @@ class Engine(ABC):
         """
 
 
-__all__ = ["Engine", "Request", "Sink"]
+__all__ = ["TASKS", "Engine", "MadeFrom", "Request", "Sink", "Task"]

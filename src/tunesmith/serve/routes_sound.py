@@ -73,6 +73,7 @@ def routes(service: Service) -> APIRouter:
             dict(wanted.adapters),
             dict(wanted.details) or None,
             wanted.stream,
+            _made_from(wanted),
         )
         if wanted.stream and wanted.asynchronous:
             raise UserError("stream and async at once", "ask for one of them")
@@ -119,6 +120,32 @@ def routes(service: Service) -> APIRouter:
         return await at_once(service, request, job, find_format(wanted.response_format), bool(key))
 
     return router
+
+
+def _made_from(wanted: Generation) -> asked.MadeFrom | None:
+    """The sound that one is to be made from.
+
+    Raises:
+        UserError: words that do not go together.
+    """
+    if (wanted.audio is None) != (wanted.task == "generate"):
+        raise UserError(
+            f"task '{wanted.task}' {'without' if wanted.audio is None else 'with'} audio",
+            "a sound that was sent is continued, inpainted or edited",
+        )
+    for name, given, task in (
+        ("spans", bool(wanted.spans), "inpaint"),
+        ("strength", wanted.strength is not None, "edit"),
+    ):
+        if given and wanted.task != task:
+            raise UserError(f"{name} with task '{wanted.task}'", f"it is of '{task}'")
+    if wanted.task in ("inpaint", "edit") and wanted.seconds is not None:
+        raise UserError(f"seconds with task '{wanted.task}'", "the result is as long as the sound")
+    if wanted.task == "generate" or wanted.audio is None:
+        return None
+    spans = tuple((float(begin), float(end)) for begin, end in wanted.spans)
+    made_from = asked.MadeFrom(wanted.task, wanted.audio, spans)
+    return made_from if wanted.strength is None else replace(made_from, strength=wanted.strength)
 
 
 async def at_once(

@@ -9,9 +9,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tunesmith.families._bundle import Bundle
 from tunesmith.serve.job import Fault, Job, State
+from tunesmith.serve.recordings import able
+from tunesmith.serve.sounds import Sound
 
 FormatName = Literal["wav", "flac", "ogg", "mp3", "opus", "pcm"]
 JobId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+SoundId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 AdapterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
@@ -23,7 +26,11 @@ def _is_text(value: str) -> str:
 
 Text = Annotated[str, AfterValidator(_is_text)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+_ID = "3f0c2b7e9d1a4c58b6e2f7a09c4d8e15"  # of examples
 _TEXT = 1 << 16  # the server's own limits are narrower; this one keeps the document honest
+
+
+_Span = Annotated[list[Number], Field(min_length=2, max_length=2)]
 
 
 class _Strict(BaseModel):
@@ -76,6 +83,18 @@ class Generation(_Strict):
     details: dict[Text, Text | int | Number] = Field(
         {}, max_length=32, description="What else the base listens to: lyrics, bpm, key ..."
     )
+    task: Literal["generate", "continue", "inpaint", "edit"] = Field(
+        "generate",
+        description="What is done with `audio`: the result begins with it; spans of it are made anew; or "
+        "all of it is, by degrees. `/v1/models` says what the base can.",
+    )
+    audio: SoundId | None = Field(None, description="Id of a sound that was sent to /v1/uploads.")
+    spans: Annotated[list[_Span], Field(max_length=64)] = Field(
+        [], description="Of inpaint: `[begin, end]` in seconds of each."
+    )
+    strength: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="Of edit: 0 leaves it, 1 keeps nothing of it; 0.6 if left out."
+    )
 
     model_config = ConfigDict(
         extra="forbid",
@@ -89,6 +108,19 @@ class Generation(_Strict):
                     "seconds": 8,
                     "settings": {"guidance": 4},
                     "async": True,
+                },
+                {"prompt": "the same, brighter", "task": "continue", "audio": _ID, "seconds": 8},
+                {
+                    "prompt": "a drum fill",
+                    "task": "inpaint",
+                    "audio": _ID,
+                    "spans": [[3.0, 4.5]],
+                },
+                {
+                    "prompt": "the same on a harpsichord",
+                    "task": "edit",
+                    "audio": _ID,
+                    "strength": 0.6,
                 },
             ]
         },
@@ -155,6 +187,19 @@ class JobList(BaseModel):
     next: str | None = Field(None, description="Give it as `before` to go on.")
 
 
+class SoundView(BaseModel):
+    """A sound that was sent."""
+
+    id: SoundId
+    bytes: int
+    seconds: float
+    sample_rate_hz: int
+    channels: int
+    sha256: str = Field(description="Of the file as it was sent.")
+    made_at: float = Field(description="Seconds since 1970, as all times.")
+    expires_at: float = Field(description="It goes then, unless it is asked for before.")
+
+
 class AdapterView(BaseModel):
     """An adapter that requests can name."""
 
@@ -200,6 +245,7 @@ class ModelView(BaseModel):
     settings: list[str] = Field(description="What of the sampling means something to it.")
     details: list[str] = Field(description="What it listens to beside a prompt.")
     speaks: bool = Field(description="Whether its text is spoken: /v1/audio/speech.")
+    tasks: list[str] = Field(description="What it can do with a sound that was sent.")
 
 
 class ModelList(BaseModel):
@@ -238,6 +284,20 @@ def job_view(job: Job, ahead: int) -> JobView:
     )
 
 
+def sound_view(sound: Sound, expires_at: float) -> SoundView:
+    """A sound as it is shown."""
+    return SoundView(
+        id=sound.id,
+        bytes=sound.bytes,
+        seconds=sound.duration_s,
+        sample_rate_hz=sound.sample_rate_hz,
+        channels=sound.channels,
+        sha256=sound.sha256,
+        made_at=sound.made_at,
+        expires_at=expires_at,
+    )
+
+
 def public_name(bundle: Bundle) -> str:
     """What a base is called outside: its name, or that of its folder, not where that lies."""
     return Path(bundle.name).name if Path(bundle.name).is_absolute() else bundle.name
@@ -255,4 +315,5 @@ def model_view(bundle: Bundle, seconds: float) -> ModelView:
         settings=list(bundle.settings),
         details=list(bundle.columns),
         speaks=bundle.free_length,
+        tasks=list(able(bundle)),
     )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import UserError
 from tunesmith.formats.adapter import find_adapter, home
@@ -16,8 +16,15 @@ from tunesmith.serve.limits import Limits
 from tunesmith.serve.tokens import VARIABLE, find_token
 from tunesmith.training.signals import StopFlag
 
+if TYPE_CHECKING:
+    from tunesmith.serve.engine import Kind
+
 HOST, PORT = "127.0.0.1", 8000
 _GRACE_S = 10  # for answers that are on their way when everything else has ended
+_IN_BATCHES = (
+    "engine: batch, which serves full fine-tunes in turns; without them --engine tokens is quicker, "
+    "and streams while it writes"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +40,8 @@ class Ready:
         adapters_folder: where names are looked up.
         jobs: where jobs and their sounds are kept.
         restored: jobs of an earlier process that go on.
-        notes: what was to be there again after a restart, and is not.
+        notes: what was to be there again after a restart and is not, and which engine it is, if that is no
+            matter of course.
     """
 
     address: str
@@ -67,6 +75,7 @@ def run(
     rank: int = 64,
     device: str | None = None,
     int8: bool = False,
+    engine: Kind = "auto",
     limits: Limits | None = None,
     adapter_bytes: int = 512 << 20,
     drain_s: float = 30.0,
@@ -91,6 +100,8 @@ def run(
         rank: the largest of one of them.
         device: where; the best there is by default.
         int8: hold the linears in 8 bits, on a CPU.
+        engine: ``tokens`` or ``batch``, for a base that writes tokens (see :func:`.engine.open_engine`); by
+            default what serves all adapters that there are.
         limits: what is taken on.
         adapter_bytes: of one adapter's tensors.
         drain_s: seconds that running jobs are given at the end; those that need more, and those that
@@ -125,18 +136,27 @@ def run(
                 f"{host} lets other machines in, and there is no token",
                 f"set ${VARIABLE}, or give --token-file FILE: it is made if it is not there",
             )
-        from tunesmith.serve.engine import open_engine  # what can be said without torch has been
+        # What can be said without torch has been.
+        from tunesmith.serve.batch_engine import BatchEngine
+        from tunesmith.serve.engine import WRITE_TOKENS, open_engine
         from tunesmith.serve.guard import LOCAL_NAMES
         from tunesmith.serve.jobs import Jobs
-        from tunesmith.serve.shelf import Shelf
+        from tunesmith.serve.shelf import Shelf, shelved
 
-        engine = open_engine(
-            base, slots=slots, device=device, int8=int8, adapters=most_adapters, rank=rank
+        model = open_engine(
+            base,
+            slots=slots,
+            device=device,
+            int8=int8,
+            adapters=most_adapters,
+            rank=rank,
+            kind=engine,
+            among=[*found.values(), *shelved(folder, kept)],
         )
         for name, place in found.items():
-            engine.add_adapter(name, place)
-        queue = Jobs(engine, kept, limits)
-        shelf = Shelf(engine, folder, kept, most_bytes=adapter_bytes)
+            model.add_adapter(name, place)
+        queue = Jobs(model, kept, limits)
+        shelf = Shelf(model, folder, kept, most_bytes=adapter_bytes)
         closed = False
 
         def close() -> None:
@@ -146,6 +166,8 @@ def run(
 
         try:
             notes = shelf.restore()
+            if isinstance(model, BatchEngine) and model.bundle.family in WRITE_TOKENS:
+                notes.append(_IN_BATCHES)
             queue.start()
             allowed = None if exposed else (*LOCAL_NAMES, host, *names)
             app = application(
@@ -153,8 +175,8 @@ def run(
             )
             config = _config(uvicorn, app, PatientH11)
             if ready is not None:
-                told = engine.bundle.name, engine.bundle.base_hash
-                named = dict(engine.adapters())
+                told = model.bundle.name, model.bundle.base_hash
+                named = dict(model.adapters())
                 count = queue.measures().restored
                 ready(
                     Ready(

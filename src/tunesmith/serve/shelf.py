@@ -33,7 +33,7 @@ from tunesmith.serve.adapter_files import (
 from tunesmith.serve.request import Engine
 
 _LOG = logging.getLogger(__name__)
-_BOOK = "adapters.json"
+UPLOADS, _BOOK = "uploads", "adapters.json"
 _BLOCK = 1 << 20
 
 
@@ -79,7 +79,7 @@ class Shelf:
         uploads: int = 64,
     ) -> None:
         self._engine, self.folder, self.most_bytes = engine, folder, most_bytes
-        self._uploads, self._most_uploads = kept / "uploads", uploads
+        self._uploads, self._most_uploads = kept / UPLOADS, uploads
         self._book = kept / _BOOK
         self._lock = threading.Lock()
         self._added: dict[str, Entry] = {}
@@ -241,6 +241,16 @@ class Shelf:
         write_json(self._book, plain)
 
 
+def shelved(folder: Path, kept: Path) -> list[Path]:
+    """Folders of all adapters that a server could be asked for by name, or was sent.
+
+    Args:
+        folder, kept: as of :class:`Shelf`.
+    """
+    roots = [root for root in (folder, kept / UPLOADS) if root.is_dir()]
+    return [card.parent for root in roots for card in sorted(root.glob(f"*/{CARD}"))]
+
+
 def _sha256(stream: BinaryIO) -> str:
     digest = hashlib.sha256()
     stream.seek(0)
@@ -264,4 +274,4 @@ def _blocks(stream: BinaryIO) -> Iterator[bytes]:
         yield block
 
 
-__all__ = ["Entry", "Missing", "Shelf", "Taken"]
+__all__ = ["UPLOADS", "Entry", "Missing", "Shelf", "Taken", "shelved"]

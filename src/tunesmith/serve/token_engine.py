@@ -17,11 +17,14 @@ import torch
 
 from tunesmith.errors import UserError
 from tunesmith.families.musicgen.bundle import MusicgenBundle
+from tunesmith.formats.adapter import check_base
 from tunesmith.serve._decoder import Decoder
 from tunesmith.serve._slots import Slots
 from tunesmith.serve._stream import StreamDecoder
 from tunesmith.serve._threaded import Row, ThreadedEngine
+from tunesmith.serve.attached import needs_turn
 from tunesmith.serve.mixer import Mixer
+from tunesmith.serve.recordings import recorded
 from tunesmith.serve.request import Sink
 from tunesmith.tasks.generate import check_details, check_duration
 
@@ -49,7 +52,7 @@ class _Row(Row):
 class TokenEngine(ThreadedEngine[_Row]):
     """Continuous batching over a fixed number of slots; see :mod:`tunesmith.serve._slots`.
 
-    Adapters that cannot share a batch (``full``) are refused: merge them into their base and serve that.
+    Adapters that cannot share a batch (``full``) are refused: :class:`.batch_engine.BatchEngine` serves them.
 
     Args:
         bundle: a MusicGen with nothing attached; belongs to the engine until it is stopped.
@@ -113,6 +116,11 @@ class TokenEngine(ThreadedEngine[_Row]):
         return self._mixer.names
 
     def add_adapter(self, name: str, folder: Path) -> None:
+        if needs_turn(check_base(folder, self.bundle), self.bundle):
+            raise UserError(
+                f"{name} changes the base itself, and cannot share a batch",
+                "start the server with --engine batch, or make a LoRA of it: tunesmith extract",
+            )
         with self._adapting:
             self._mixer.add(name, folder)
 
@@ -192,8 +200,10 @@ class TokenEngine(ThreadedEngine[_Row]):
         if request.streamed:
             row.stream = StreamDecoder(bundle)
             row.heard = self._chunk + row.stream.behind
-        settings = request.settings or bundle.sampling
-        self._sequences.begin(slot, row.frames, request.seed, settings)
+        settings, known = request.settings or bundle.sampling, None
+        if request.made_from is not None:
+            known = bundle.encode_audio(recorded(request.made_from, bundle))
+        self._sequences.begin(slot, row.frames, request.seed, settings, known)
         self._running[slot] = row
 
     def _frames(self, duration_s: float) -> int:

@@ -19,6 +19,7 @@ from tunesmith.errors import UserError
 from tunesmith.serve.app import Access, application
 from tunesmith.serve.jobs import Jobs
 from tunesmith.serve.limits import Limits
+from tunesmith.serve.recordings import recorded
 from tunesmith.serve.request import Engine, Request, Sink
 from tunesmith.serve.shelf import Shelf
 from tunesmith.types import Audio, GenerationSettings
@@ -42,6 +43,8 @@ def bundle(**changes: Any) -> Any:
         "columns": ("lyrics", "bpm"),
         "free_length": False,
         "components": {"decoder": None},
+        "inpainting": "own",
+        "no_inpainting": "it only hums",
     }
     return SimpleNamespace(**plain | changes)
 
@@ -117,6 +120,16 @@ class Toy(Engine):
                 sink.failed(RuntimeError("a bug"))
                 continue
             samples, step = tone(request), RATE_HZ // 4
+            if request.prompt == "wait to read":
+                self.gate.wait(20)
+            if request.made_from is not None:  # what it begins with is given back as it is
+                try:
+                    sound = recorded(request.made_from, self.bundle).samples
+                except UserError as error:
+                    sink.failed(error)
+                    continue
+                samples = samples[:1].copy()
+                samples[:, : sound.shape[1]] = sound[:1, : samples.shape[1]]
             for place in range(0, samples.shape[1], step):
                 if request.prompt.startswith("wait") and place == step:
                     while not self.gate.wait(0.01) and request.id not in self._off:

@@ -11,10 +11,14 @@ import torch
 from tiny import save_stable_audio
 
 from tunesmith.errors import UserError
+from tunesmith.families import find_base, load
+from tunesmith.formats.adapter import save_adapter
+from tunesmith.registry import plugin
 from tunesmith.serve.batch_engine import BatchEngine
 from tunesmith.serve.engine import open_engine
 from tunesmith.serve.jobs import Ended, Jobs, Part
 from tunesmith.serve.request import Request
+from tunesmith.serve.shelf import shelved
 from tunesmith.serve.token_engine import TokenEngine
 
 
@@ -32,6 +36,21 @@ def test_a_base_gets_the_engine_that_fits_it(tiny_base: Path, diffusion: Path):
     assert isinstance(engine, BatchEngine)
     assert engine.slots == 2
     assert next(engine.bundle.module.parameters()).dtype == torch.float32
+
+
+def test_a_full_fine_tune_decides_on_batches(tiny_base: Path, tmp_path: Path):
+    bundle, method = load(find_base(str(tiny_base))), plugin("methods", "full").load()
+    attached = method.attach(bundle, method.Config())
+    save_adapter(tmp_path / "tuned", attached, bundle, {})
+    (tmp_path / "torn").mkdir()
+    torn, tuned = tmp_path / "torn", tmp_path / "tuned"
+    assert shelved(tmp_path, tmp_path / "nowhere") == [tuned]
+    assert isinstance(open_engine(str(tiny_base), device="cpu", among=[torn, tuned]), BatchEngine)
+    assert isinstance(open_engine(str(tiny_base), device="cpu", among=[torn]), TokenEngine)
+    engine = open_engine(str(tiny_base), device="cpu", among=[tuned], kind="tokens")
+    assert isinstance(engine, TokenEngine)
+    with pytest.raises(UserError, match="--engine batch"):
+        engine.add_adapter("tuned", tuned)
 
 
 def test_what_does_not_go_together_is_refused(tiny_base: Path, diffusion: Path):
