@@ -27,6 +27,7 @@ from tunesmith.serve.mixer import Mixer
 from tunesmith.serve.recordings import recorded
 from tunesmith.serve.request import Sink
 from tunesmith.tasks.generate import check_details, check_duration
+from tunesmith.types import Audio
 
 _LOG = logging.getLogger(__name__)
 _BEFORE_DECODING = 0.95  # how far a sequence counts as done when its codes are there
@@ -225,14 +226,39 @@ class TokenEngine(ThreadedEngine[_Row]):
                 self._running[slot],
                 FloatingPointError("the model's answer has numbers that are none"),
             )
+        sounds = self._sounds_at_once()
         for row in list(self._running.values()):
             try:
-                self._hand_over(row)
+                self._hand_over(row, sounds.get(row.slot))
             except Exception as error:
                 self._fail(row, error)
 
-    def _hand_over(self, row: _Row) -> None:
-        """Tell the sink what there is: progress, sound, the end."""
+    def _sounds_at_once(self) -> dict[int, Audio]:
+        """By slot, the sounds that are complete now, where several are: on a GPU one costs as much as all."""
+        if self.bundle.device.type != "cuda":
+            return {}
+        of: dict[int, list[int]] = {}
+        for slot, row in self._running.items():
+            if row.stream is None and self._sequences.done(slot) >= row.frames:
+                of.setdefault(row.frames, []).append(slot)
+        found: dict[int, Audio] = {}
+        for frames, slots in of.items():
+            if len(slots) > 1:
+                try:
+                    codes = [self._sequences.codes(slot, frames) for slot in slots]
+                    made = self.bundle.decode_together(codes)
+                except (FloatingPointError, torch.OutOfMemoryError):  # each by itself, then
+                    continue
+                found |= dict(zip(slots, made, strict=True))
+        return found
+
+    def _hand_over(self, row: _Row, sound: Audio | None) -> None:
+        """Tell the sink what there is: progress, sound, the end.
+
+        Args:
+            row: whose it is.
+            sound: the whole, if it was decoded already.
+        """
         done = self._sequences.done(row.slot)
         self._tell(row, done / row.frames * _BEFORE_DECODING)
         last = done >= row.frames
@@ -243,7 +269,10 @@ class TokenEngine(ThreadedEngine[_Row]):
             if piece is not None:
                 row.sink.part(piece)
         elif last:
-            row.sink.part(self.bundle.decode_audio(self._sequences.codes(row.slot, row.frames)))
+            if sound is None:
+                codes = self._sequences.codes(row.slot, row.frames)
+                sound = self.bundle.decode_audio(codes)
+            row.sink.part(sound)
         if last:
             self._tell(row, 1.0)
             self._end(row, lambda sink: sink.finished())

@@ -91,11 +91,17 @@ class MusicgenBundle(SequentialBundle):
         codes = self.codec.encode(wave[:, None]).audio_codes[0]  # [C, K/C, T]
         return codes.transpose(0, 1).flatten(0, 1).to("cpu", torch.int16)
 
-    @torch.inference_mode()
     def decode_audio(self, codes: Tensor) -> Audio:
-        rows = codes.to(self.device, torch.long).unflatten(0, (-1, self.channels)).transpose(0, 1)
+        return self.decode_together([codes])[0]
+
+    @torch.inference_mode()
+    def decode_together(self, codes: Sequence[Tensor]) -> list[Audio]:
+        """Sounds of codes ``[K, T]`` of one length in one pass; its rounding depends on how many they are."""
+        stacked = torch.stack(list(codes)).to(self.device, torch.long)
+        rows = stacked.unflatten(1, (-1, self.channels)).transpose(1, 2).flatten(0, 1)
         wave = self.codec.decode(rows[None], [None]).audio_values[:, 0]
-        return Audio(wave.float().clamp(-1, 1).cpu().numpy(), self.sample_rate_hz)
+        samples = wave.float().clamp(-1, 1).unflatten(0, (-1, self.channels)).cpu().numpy()
+        return [Audio(one, self.sample_rate_hz) for one in samples]
 
     @torch.no_grad()
     def encode_text(
