@@ -14,7 +14,8 @@ from serving import Toy, adapter, bundle, tone
 
 from tunesmith.errors import UserError
 from tunesmith.serve.jobs import Jobs
-from tunesmith.serve.ray_app import Described, Held, RayEngine, Worker, described, multiplexed_id
+from tunesmith.serve.ray_engine import RayEngine, multiplexed_id
+from tunesmith.serve.ray_worker import Described, Held, Worker, described
 from tunesmith.serve.request import Request
 
 
