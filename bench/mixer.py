@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 import statistics
 import tempfile
 import time
@@ -25,8 +26,8 @@ from peft.utils.hotswap import hotswap_adapter
 from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache
 
-from bench._contestant import small_model
 from bench._results import Row, parser, record, spread
+from bench._turns import small_model
 from tunesmith.families.musicgen._tiny import byte_tokenizer
 from tunesmith.families.musicgen.bundle import MusicgenBundle
 from tunesmith.formats.adapter import read_state, write_adapter
@@ -253,6 +254,12 @@ def switching(
         mixer.set_rows(mixer.weights(BLENDS))
 
     def add() -> None:
+        folder = some[count["mine"] % len(some)]
+        for file in folder.rglob("*.safetensors"):
+            os.utime(file)  # as if never seen: its hash is to be looked at again
+        mixer.add("more", folder)
+
+    def again() -> None:
         mixer.add("more", some[count["mine"] % len(some)])
         count["mine"] += 1
 
@@ -273,6 +280,8 @@ def switching(
             "weights": weights,
             "add": add,
             "mixer.remove": lambda: mixer.remove("more"),
+            "again": again,
+            "mixer.remove again": lambda: mixer.remove("more"),
             "set_adapter": lambda: theirs.set_adapter(NAMES[next(other) % ROWS]),
             "hotswap_adapter": hotswap,
             "load_adapter": load,
@@ -289,7 +298,11 @@ def switching(
     rows = []
     for name, what in (
         ("weights", "other adapters for all rows"),
-        ("add", f"an adapter more from the disk ({size:.0f} MB, hash checked)"),
+        (
+            "add",
+            f"an adapter more from the disk ({size:.0f} MB, seen for the first time: hash checked)",
+        ),
+        ("again", "the same once more, its files unchanged since they were hashed"),
     ):
         found = [1000 * one for one in seconds[name]]
         figure = f"{spread(found, ' ms', 1)}; beside it {theirs_ms}"

@@ -224,7 +224,8 @@ def check_files(folder: Path) -> None:
     for component, expected in read_card(folder)["components"].items():
         file = _file(folder, component)
         try:
-            found = hashlib.sha256(file.read_bytes()).hexdigest()
+            with file.open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError as error:
             raise _unreadable(file, error) from None
         if found != expected:

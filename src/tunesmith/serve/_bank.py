@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from tunesmith.errors import UserError
@@ -81,8 +82,9 @@ class Bank:
             opened: the adapter, checked.
             ranks: that its factors take, sorted.
         """
-        for place, layer in self._layers.items():
-            layer.write(slot, ranks, opened.factors.get(place))
+        with torch.no_grad():
+            for place, layer in self._layers.items():
+                layer.write(slot, ranks, opened.factors.get(place))
         for place, tensors in opened.bottlenecks.items():
             layer = self._layers[place]
             assert isinstance(layer, MixedLinear)

@@ -11,6 +11,7 @@ adapter, which multiplies nothing with zero.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -21,6 +22,11 @@ from tunesmith.serve._rows import Current, Rows, over, runs, times
 
 LONG = 16
 """Positions from which on a product for each row is considered."""
+
+
+@lru_cache(maxsize=8)
+def _eye(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.eye(size, device=device, dtype=dtype)
 
 
 class Mixed(nn.Module):
@@ -56,7 +62,7 @@ class Mixed(nn.Module):
         self.register_buffer(
             "up", torch.zeros(ranks, sizes[0], device=device, dtype=dtype), persistent=False
         )
-        self.slots: frozenset[int] = frozenset()
+        self.slots: set[int] = set()
         self.touched = (
             False  # a compiled step would ask for the very slots, and compile anew for others
         )
@@ -72,7 +78,6 @@ class Mixed(nn.Module):
     def bias(self) -> Tensor | None:
         return self.inner.bias
 
-    @torch.no_grad()
     def write(self, slot: int, ranks: Sequence[int], factors: tuple[Tensor, Tensor] | None) -> None:
         """Put an adapter's factors into these ranks; None, or fewer ranks, leaves zeros there.
 
@@ -84,14 +89,16 @@ class Mixed(nn.Module):
         size = 0 if factors is None else factors[0].shape[0]
         if factors is not None:
             down, up = (one.to(self.down.device, self.down.dtype) for one in factors)
-            one, done = torch.eye(size, device=up.device, dtype=up.dtype), 0
+            one, done = _eye(size, up.device, up.dtype), 0
             for begin, end in runs(ranks[:size]):
                 part = slice(done, done + end - begin)
                 self.down[begin:end].copy_(down[part])
                 # 1 times it: exact, and on a CPU the product transposes in half of the time of a copy.
                 torch.mm(one[part], up.T, out=self.up[begin:end])
                 done += end - begin
-            self.slots, self.touched = self.slots | {slot}, True
+            self.slots.add(slot)
+            if not self.touched:  # setting a module's attribute costs more than asking
+                self.touched = True
         if stale := sorted(self._written.intersection(ranks[size:])):
             for begin, end in runs(stale):
                 self.up[begin:end].zero_()
@@ -99,8 +106,9 @@ class Mixed(nn.Module):
 
     def forget(self, slot: int) -> None:
         """No row asks for this slot any more; what lies in its ranks is overwritten by the next."""
-        self.slots -= {slot}
-        self.touched = bool(self.slots)
+        self.slots.discard(slot)
+        if self.touched and not self.slots:
+            self.touched = False
 
     def _factors(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """A ``[W, k]`` and B ``[W, d]`` of the ranks that the rows have weights for."""

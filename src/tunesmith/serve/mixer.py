@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,12 +26,12 @@ from torch import Tensor
 
 from tunesmith.errors import UserError, did_you_mean
 from tunesmith.families._bundle import Bundle
-from tunesmith.formats.adapter import check_files
 from tunesmith.methods import lora
 from tunesmith.serve._bank import Bank
 from tunesmith.serve._opened import Opened, open_adapter
 from tunesmith.serve._plan import Plan
 from tunesmith.serve._rows import Current, Rows, times
+from tunesmith.serve._whole import Whole
 from tunesmith.types import Details
 
 
@@ -77,6 +77,7 @@ class Mixer:
         self._asked: frozenset[int] = frozenset()
         self._static: Rows | None = None
         self._version = 0
+        self._whole = Whole()
         self._bank = Bank(bundle, slots, self._plan.ranks, self._current, targets)
         self._encode_text = bundle.encode_text
         bundle.encode_text = self._encoded  # type: ignore[method-assign]
@@ -105,23 +106,27 @@ class Mixer:
                 there is no free slot; nothing has changed then.
         """
         folder = Path(folder)
-        # Half of the time goes into hashes, and another core can have it.
+        # Hashes take half of the time, and another core can have it: the slot is nobody's until they agree.
         with ThreadPoolExecutor(1) as pool:
-            hashes = pool.submit(check_files, folder)
+            hashes = pool.submit(self._whole.check, folder)
             opened = open_adapter(name, folder, self.bundle, self._bank.table)
             self._check(name, opened)
-            hashes.result()
-        with self._lock:
-            self._reclaim()
-            slot = self._free_slot(name, opened)
-            old = self._names.get(name)
-            if old is not None and old != slot:
-                self._retired.add(old)
-            self._bank.write(slot, opened, self._plan.take(slot, opened.rank))
-            opened.release()
-            self._opened[slot] = opened
-            self._version += 1
-            self._names[name] = slot
+            with self._lock:
+                self._reclaim()
+                slot = self._free_slot(name, opened, hashes.result)
+                try:
+                    self._bank.write(slot, opened, self._plan.take(slot, opened.rank))
+                    hashes.result()
+                except BaseException:
+                    self._empty(slot)
+                    raise
+                old = self._names.get(name)
+                if old is not None and old != slot:
+                    self._retired.add(old)
+                self._opened[slot] = opened
+                self._version += 1
+                self._names[name] = slot
+        opened.release()
 
     def remove(self, name: str) -> None:
         """Forget an adapter; rows that run with it keep it to their end.
@@ -154,8 +159,10 @@ class Mixer:
         for slot in sorted(self._retired - self._asked):
             self._empty(slot)
 
-    def _free_slot(self, name: str, opened: Opened) -> int:
+    def _free_slot(self, name: str, opened: Opened, sure: Callable[[], None]) -> int:
         """A slot and its ranks. If all are taken, the one of the adapter that is replaced, emptied.
+
+        ``sure`` raises if the new one is not whole; asked before the old one goes.
 
         Raises:
             UserError: there is none, or too few ranks or tokens are left.
@@ -175,6 +182,7 @@ class Mixer:
             )
         self._bank.room_for_words(opened)
         if slot == usable:
+            sure()
             self._empty(slot)
         return slot
 

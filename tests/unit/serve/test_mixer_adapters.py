@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor
 from tunesmith.errors import UserError
 from tunesmith.formats.adapter import load_adapter
 from tunesmith.methods import lora
+from tunesmith.serve import _whole
 from tunesmith.serve.mixer import Mixer
 
 
@@ -193,6 +195,31 @@ def test_refusals_say_why_and_change_nothing(many: dict[str, Path], tmp_path: Pa
         mix.remove("b")
     with pytest.raises(UserError, match="an adapter is attached"):
         Mixer(bundle)
+
+
+def test_files_are_hashed_until_they_are_known_and_when_they_change(
+    many: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder, hashed = tmp_path / "a", []
+    shutil.copytree(many["a"], folder)
+    real = _whole.check_files
+    monkeypatch.setattr(_whole, "check_files", lambda one: (hashed.append(one), real(one)))
+    mix = Mixer(tiny("musicgen"), slots=1, rank=5)  # there is no room beside the old one
+    for _ in range(3):
+        mix.add("a", folder)
+    assert hashed == [folder]
+    (file,) = folder.rglob("*.safetensors")
+    seen = file.stat()
+    with file.open("r+b") as opened:  # in place, of the same size, and with the old time
+        opened.seek(-1, 2)
+        opened.write(b"\x00")
+    os.utime(file, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    with pytest.raises(UserError, match="is not what was saved"):
+        mix.add("a", folder)
+    assert len(hashed) == 2
+    other = Mixer(tiny("musicgen"), slots=1, rank=5)
+    other.add("a", many["a"])
+    assert torch.equal(one_row(mix, {"a": 1}), one_row(other, {"a": 1}))
 
 
 # --- words ---
