@@ -114,6 +114,7 @@ def record(
     notes: str = "",
     packages: Sequence[str] = (),
     command: str = "",
+    measured: tuple[str, str, str] | None = None,
 ) -> None:
     """Print the rows and rewrite section ``key`` of ``RESULTS.md``.
 
@@ -124,23 +125,25 @@ def record(
         notes: conditions that the figures stand under.
         packages: whose versions matter; torch, transformers and peft by default.
         command: what makes the rows again, after ``python -m bench.``; by default the key.
+        measured: date, machine and versions, if it was not here and now.
     """
     begin, end = f"<!-- begin {key} -->", f"<!-- end {key} -->"
     text = RESULTS.read_text(encoding="utf-8") if RESULTS.is_file() else _INTRO
     found = re.search(f"{re.escape(begin)}.*?{re.escape(end)}", text, re.DOTALL)
     old = _old_rows(found[0]) if found else {}
-    lines, here = [], machine()
+    today = datetime.date.today().isoformat()
+    today, here, used = measured or (today, machine(), versions(*packages))
+    lines = []
     for row in rows:
         if row.figure is None:
             cells = old.get(row.what) or [row.what, row.bar, row.missing, "", "", ""]
         else:
             mark = {True: " ✓", False: " ✗ missed", None: ""}[row.passed]
-            today = datetime.date.today().isoformat()
             again = f"`python -m bench.{command or key}`"
             cells = [row.what, row.bar, row.figure + mark, again, today, here]
         print(f"{cells[0]}: {cells[2]}" + (f"  (bar: {cells[1]})" if cells[1] else ""))
         lines.append("| " + " | ".join(cells) + " |\n")
-    conditions = f"{notes.strip()} Versions: {versions(*packages)}.".strip()
+    conditions = f"{notes.strip()} Versions: {used}.".strip()
     section = f"{begin}\n## {title}\n\n{_HEAD}{''.join(lines)}\n{conditions}\n{end}"
     text = (
         text[: found.start()] + section + text[found.end() :]
@@ -150,4 +153,4 @@ def record(
     temporary = RESULTS.with_suffix(".tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(RESULTS)
-    print(f"{here}; {versions(*packages)}")
+    print(f"{here}; {used}")

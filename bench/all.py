@@ -33,6 +33,7 @@ SCRIPTS = (
     "peft_opens",
     "adapters",
     "engine",
+    "engine_gpu",
     "mixer",
     "plan",
     "qlora_memory",

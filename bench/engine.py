@@ -4,7 +4,8 @@
 
 Both make the same takes from text to sound (text encoder, guided sampling with the same settings, codec)
 in one process and take turns. The contestants share their weights, so that they fit into memory together.
-musicgen-small comes from no hub: its geometry is built with random weights.
+musicgen-small comes from no hub: its geometry is built with random weights. What a GPU does is measured by
+:mod:`bench.engine_gpu`.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def plain_takes(model: Any, tokenizer: Any, frames: int, batch: int) -> Callable
             max_new_tokens=frames + delay,
             min_new_tokens=frames + delay,
         )
-        return int(made.shape[-1])
+        return int(made.cpu().shape[-1])  # not before it is there
 
     return run
 
@@ -289,24 +290,6 @@ def small(quick: bool) -> list[Row]:
     return [*rows, int8_error(what, bundle_of(model, tokenizer, 30.0), 5 if quick else 50)]
 
 
-def on_a_gpu() -> list[Row]:
-    """Rows that need a GPU, against eager generate in bfloat16; not measured yet."""
-    rows = [
-        Row(
-            f"musicgen-{name}'s geometry, bf16 on a GPU, {batch} at a time: tokens per second "
-            "against generate",
-            ">= 4x",
-            None,
-        )
-        for name in ("small", "large")
-        for batch in (1, 16)
-    ]
-    what = (
-        "musicgen-large's geometry, bf16 on a GPU, 1 at a time, of the speed of reading its weights"
-    )
-    return [*rows, Row(what, ">= 50 %", None)]
-
-
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--only", choices=("pocket", "small"), help="these rows alone, printed")
@@ -322,7 +305,7 @@ def main() -> None:
     record(
         "engine",
         "The engine against generate",
-        [*rows, *on_a_gpu()],
+        rows,
         notes=(
             "From text to sound, codec included, both in one process, in turns; the ratio is that of "
             "each round, and the smallest has to reach the bar. Random weights where a geometry is named."

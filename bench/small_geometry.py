@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bench._results import Row, parser, record
 
@@ -23,22 +24,9 @@ AUDIO = Path(__file__).parents[2] / "shared" / "audio" / "music"
 TITLE = "musicgen-small's full geometry (random weights)"
 
 
-def save_musicgen_small(folder: Path, layers: int = 24) -> None:
-    """A folder like ``facebook/musicgen-small``'s, with random weights in fp32 safetensors."""
-    import torch
-    from tokenizers import Regex, Tokenizer
-    from tokenizers.models import Unigram
-    from tokenizers.normalizers import Replace
-    from tokenizers.pre_tokenizers import Metaspace
-    from tokenizers.processors import TemplateProcessing
-    from transformers import (
-        EncodecConfig,
-        MusicgenConfig,
-        MusicgenDecoderConfig,
-        MusicgenForConditionalGeneration,
-        PreTrainedTokenizerFast,
-        T5Config,
-    )
+def musicgen_config(layers: int = 24, width: int = 1024, heads: int = 16) -> Any:
+    """The geometry of a hub's MusicGen: ``small`` by default, ``large`` with 48, 2048 and 32."""
+    from transformers import EncodecConfig, MusicgenConfig, MusicgenDecoderConfig, T5Config
 
     codec = EncodecConfig(  # facebook/encodec_32khz
         sampling_rate=32_000,
@@ -56,26 +44,49 @@ def save_musicgen_small(folder: Path, layers: int = 24) -> None:
     )
     assert (codec.num_quantizers, codec.frame_rate) == (4, 50), codec.num_quantizers
     text = T5Config(vocab_size=32_128, d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_heads=12)
-    decoder = MusicgenDecoderConfig(num_hidden_layers=layers)  # the rest is musicgen-small's
-    shape = (decoder.hidden_size, decoder.ffn_dim)
-    assert shape == (1024, 4096), shape
-    torch.manual_seed(0)
-    model = MusicgenForConditionalGeneration(
-        MusicgenConfig(text_encoder=text, audio_encoder=codec, decoder=decoder)
+    decoder = MusicgenDecoderConfig(
+        num_hidden_layers=layers, hidden_size=width, ffn_dim=4 * width, num_attention_heads=heads
     )
+    return MusicgenConfig(text_encoder=text, audio_encoder=codec, decoder=decoder)
+
+
+def random_musicgen(config: Any) -> Any:
+    """A model with random weights, on the device and of the type that are the default."""
+    import torch
+    from transformers import MusicgenForConditionalGeneration
+
+    torch.manual_seed(0)
+    model = MusicgenForConditionalGeneration(config)
     for name, buffer in model.audio_encoder.named_buffers():
         if name.endswith("codebook.embed"):  # zeros otherwise, and every sound is code 0
             torch.nn.init.normal_(buffer, std=0.3)
-    model.save_pretrained(folder)
+    return model
+
+
+def letters_tokenizer() -> Any:
+    """A tokenizer of T5's kind whose pieces are letters."""
+    from tokenizers import Regex, Tokenizer
+    from tokenizers.models import Unigram
+    from tokenizers.normalizers import Replace
+    from tokenizers.pre_tokenizers import Metaspace
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
     pieces += [(chr(code), -3.0) for code in range(33, 127)]
     tokenizer = Tokenizer(Unigram(pieces, unk_id=2, byte_fallback=False))
     tokenizer.normalizer = Replace(Regex(" {2,}"), " ")  # type: ignore[assignment]
     tokenizer.pre_tokenizer = Metaspace()  # type: ignore[assignment]
     tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])  # type: ignore[assignment]
-    PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    ).save_pretrained(folder)
+    )
+
+
+def save_musicgen_small(folder: Path, layers: int = 24) -> None:
+    """A folder like ``facebook/musicgen-small``'s, with random weights in fp32 safetensors."""
+    random_musicgen(musicgen_config(layers)).save_pretrained(folder)
+    letters_tokenizer().save_pretrained(folder)
 
 
 def run(verb: str, words: Sequence[str], environment: dict[str, str]) -> tuple[float, float]:

@@ -13,22 +13,29 @@ class Choice:
 
     Args:
         slots: S.
+        codes: V.
         device: where.
     """
 
-    def __init__(self, slots: int, device: torch.device) -> None:
-        def held(value: float) -> Tensor:
-            return torch.full((slots, 1, 1), value, device=device)
-
-        self._guidance, self._temperature, self._top_p = held(1.0), held(1.0), held(1.0)
-        self._top_k = held(0.0).long()
+    def __init__(self, slots: int, codes: int, device: torch.device) -> None:
+        self._codes = codes
+        shape = (slots, 1, 1)
+        self._guidance = torch.ones(shape, device=device)
+        self._unguided = torch.ones(shape, dtype=torch.bool, device=device)
+        self._temperature = torch.ones(shape, device=device)
+        self._greedy = torch.zeros(shape, dtype=torch.bool, device=device)
+        self._keep = torch.full(shape, codes, device=device)
+        self._mass = torch.full(shape, torch.inf, device=device)
+        self._ranks = torch.arange(codes, device=device)
 
     def set(self, slot: int, settings: GenerationSettings) -> None:
         """How a slot is sampled from now on."""
         self._guidance[slot] = settings.guidance
-        self._temperature[slot] = settings.temperature
-        self._top_k[slot] = settings.top_k
-        self._top_p[slot] = settings.top_p
+        self._unguided[slot] = settings.guidance == 1
+        self._greedy[slot] = settings.temperature == 0
+        self._temperature[slot] = settings.temperature or 1.0
+        self._keep[slot] = min(settings.top_k or self._codes, self._codes)
+        self._mass[slot] = settings.top_p if settings.top_p < 1 else torch.inf
 
     def __call__(self, logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens ``[S, K]`` and whether each slot's logits are numbers, ``[S]``.
@@ -38,23 +45,17 @@ class Choice:
             uniform: ``[S, K]`` in [0, 1).
         """
         given, without = logits.chunk(2)
-        mixed = torch.where(
-            self._guidance == 1, given, without + self._guidance * (given - without)
-        )
-        codes = mixed.shape[-1]
+        guided = without + self._guidance * (given - without)
+        mixed = torch.where(self._unguided, given, guided)
         # All are sorted, so that a slot's numbers are the same whatever the others keep.
         values, ids = mixed.sort(dim=-1, descending=True)
-        greedy = self._temperature == 0
-        values = values / torch.where(greedy, 1.0, self._temperature)
-        ranks = torch.arange(codes, device=logits.device)
-        keep = torch.where((self._top_k == 0) | (self._top_k > codes), codes, self._top_k)
-        probabilities = values.masked_fill(ranks >= keep, -torch.inf).softmax(dim=-1)
+        values = (values / self._temperature).masked_fill(self._ranks >= self._keep, -torch.inf)
+        probabilities = values.softmax(dim=-1)
         before = probabilities.cumsum(dim=-1) - probabilities
-        probabilities = probabilities * ((before < self._top_p) | (self._top_p >= 1))
-        cumulative = probabilities.cumsum(dim=-1)
+        cumulative = (probabilities * (before < self._mass)).cumsum(dim=-1)
         threshold = uniform[..., None] * cumulative[..., -1:]
-        chosen = (cumulative <= threshold).sum(-1, keepdim=True).minimum(keep - 1)
-        chosen = torch.where(greedy, 0, chosen)
+        chosen = (cumulative <= threshold).sum(-1, keepdim=True).minimum(self._keep - 1)
+        chosen = chosen.masked_fill(self._greedy, 0)
         return ids.gather(-1, chosen)[..., 0], mixed.sum((1, 2)).isfinite()
 
 

@@ -65,7 +65,7 @@ class Slots:
         self._places = torch.zeros(slots, dtype=torch.long, device=device)
         self._moves = torch.zeros(slots, dtype=torch.long, device=device)  # 1 where a sequence is
         self._broken = torch.zeros(slots, dtype=torch.bool, device=device)
-        self._choice = Choice(slots, device)
+        self._choice = Choice(slots, decoder.codes, device)
         self._captured = Captured(device)
         self._late: deque[tuple[list[_Sequence | None], Tensor, torch.cuda.Event | None]] = deque()
 
