@@ -12,8 +12,10 @@ import triton.language as tl
 from torch import Tensor, nn
 
 OUTS, PART = 16, 256
-"""Outputs of one program, and inputs that it takes at a time; sizes of a layer are multiples of these."""
-_WARPS, _STAGES = 4, 4
+"""Outputs of one program, and the most inputs that it takes at a time; a layer's sizes are multiples."""
+_TILES = {16: (PART, 4), 32: (PART // 2, 5), 64: (PART // 4, 6)}
+"""By rows: inputs at a time and how many are on their way; more rows leave fewer registers for each."""
+_WARPS = 4
 _SPAN, _SPAN_WARPS, _SPAN_STAGES = 128, 4, 2  # places that attention takes at a time
 ACTIVATIONS = {"": 0, "gelu": 1, "relu": 2}
 
@@ -135,13 +137,14 @@ def product(
         add: to ``out``.
     """
     rows, width = x.shape
-    outs = len(weight)
+    outs, padded = len(weight), max(16, triton.next_power_of_2(rows))
+    part, stages = _TILES[padded]
     of = (weight, weight, weight) if norm is None else (norm.gain, norm.scaled, norm.shifted)
     _product[(outs // OUTS,)](  # type: ignore[index]
         x, weight, *of, out, rows, width, outs, 0.0 if norm is None else norm.eps,
-        ROWS=max(16, triton.next_power_of_2(rows)), OUTS=OUTS, PART=PART,
+        ROWS=padded, OUTS=OUTS, PART=part,
         NORM=norm is not None, ACTIVATION=ACTIVATIONS[activation], ADD=add,
-        num_warps=_WARPS, num_stages=_STAGES,
+        num_warps=_WARPS, num_stages=stages,
     )  # fmt: skip
 
 
