@@ -80,7 +80,9 @@ def build(arguments: Mapping[str, Any]) -> Any:
         max_ongoing_requests=1000,
         ray_actor_options={"num_cpus": 0},
     )(serve.ingress(front_app)(_Front))
-    return front_deployment.bind(worker.bind(base, {"slots": slots, "adapters": 4 * held}))
+    return front_deployment.bind(
+        worker.bind(base, {"slots": slots, "adapters": 4 * held + 2 * slots})
+    )
 
 
 class _Front:

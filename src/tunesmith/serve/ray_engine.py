@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import queue
 import threading
 from collections.abc import Mapping
@@ -14,12 +15,38 @@ from tunesmith.formats.adapter import check_base
 from tunesmith.serve.request import Engine, Request, Sink
 from tunesmith.types import Audio
 
+_LOG = logging.getLogger(__name__)
+_TRIES, _AGAIN_S = 4, 1.0
+
 
 def multiplexed_id(request: Request, folders: Mapping[str, Path]) -> str:
     """What Ray routes by: name and folder of each adapter that a request mixes; empty for the base alone."""
     if not request.adapters:
         return ""
     return json.dumps({name: str(folders[name]) for name in sorted(request.adapters)})
+
+
+class _Once:
+    """A sink that remembers whether anything of the sound went into it."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.given = False
+        self.progress, self.finished = sink.progress, sink.finished
+        self.failed, self.cancelled = sink.failed, sink.cancelled
+        self._sink = sink
+
+    def part(self, audio: Audio) -> None:
+        self.given = True
+        self._sink.part(audio)
+
+
+def _of_ray(error: Exception) -> bool:
+    """Whether Ray lost a worker, or has none; what a worker itself raised is a ``RayTaskError``."""
+    kinds = type(error).__mro__
+    return any(kind.__module__.startswith("ray.") for kind in kinds) and not any(
+        kind.__name__ in ("RayTaskError", "TaskCancelledError", "RequestCancelledError")
+        for kind in kinds
+    )
 
 
 class RayEngine(Engine):
@@ -39,6 +66,7 @@ class RayEngine(Engine):
         self._folders: dict[str, Path] = {}
         self._running: dict[str, Any] = {}
         self._off: set[str] = set()
+        self._ending = threading.Event()
         self._lock = threading.Lock()
         self._calls: queue.SimpleQueue[tuple[Request, Sink] | None] = queue.SimpleQueue()
         self._threads = [
@@ -51,6 +79,7 @@ class RayEngine(Engine):
             thread.start()
 
     def stop(self, drain_s: float = 0.0) -> None:
+        self._ending.set()
         for _ in self._threads:
             self._calls.put(None)
         for thread in self._threads:
@@ -92,9 +121,9 @@ class RayEngine(Engine):
         while (call := self._calls.get()) is not None:
             request, sink = call
             try:
-                self._follow(request, sink)
+                self._made(request, sink)
             except Exception as error:
-                if request.id in self._off:
+                if request.id in self._off or (self._ending.is_set() and _of_ray(error)):
                     sink.cancelled()
                 else:
                     sink.failed(error)
@@ -102,6 +131,24 @@ class RayEngine(Engine):
                 with self._lock:
                     self._running.pop(request.id, None)
                     self._off.discard(request.id)
+
+    def _made(self, request: Request, sink: Sink) -> None:
+        """Have a worker make it; another one if that is lost, as long as nothing of the sound was given."""
+        heard = _Once(sink)
+        for tries in range(_TRIES):
+            try:
+                self._follow(request, heard)
+                return
+            except Exception as error:
+                last = tries + 1 == _TRIES or heard.given or request.id in self._off
+                if last or not _of_ray(error):
+                    raise
+                with self._lock:
+                    self._running.pop(request.id, None)
+                _LOG.warning("request %s: a worker was lost (%s)", request.id, error)
+            if self._ending.wait(_AGAIN_S * 2**tries):
+                sink.cancelled()
+                return
 
     def _follow(self, request: Request, sink: Sink) -> None:
         with self._lock:

@@ -92,9 +92,14 @@ class Held:
         worker.hold(names)
         self._names = dict(names)
 
-    def __del__(self) -> None:
+    def release(self) -> None:
+        """They are needed no more here."""
+        names, self._names = self._names, {}
+        self._worker.let_go(names)
+
+    def __del__(self) -> None:  # called by Ray itself, and once more when it is collected
         with suppress(Exception):
-            self._worker.let_go(self._names)
+            self.release()
 
 
 class Worker:
@@ -151,9 +156,12 @@ class Worker:
 
     async def make(self, request: Request, id: str) -> AsyncIterator[tuple[Any, ...]]:
         """What the engine says of a request, until its last word. Who stops reading calls it off."""
-        channel, over = _Channel(), False
+        channel, over, mine = _Channel(), False, None
         try:
-            held = await self.have(id) if id else None
+            if id:
+                await self.have(id)
+                # Ray may drop what it keeps while this one still waits or runs.
+                mine = await asyncio.to_thread(Held, self, json.loads(id))
         except UserError as error:
             yield ("failed", True, error.message, error.mend)
             return
@@ -165,7 +173,8 @@ class Worker:
         finally:
             if not over:
                 self._engine.cancel(request.id)
-            del held
+            if mine is not None:
+                mine.release()
 
 
 __all__ = ["Described", "Held", "Worker", "described"]

@@ -13,6 +13,7 @@ import pytest
 from serving import Toy, adapter, bundle, tone
 
 from tunesmith.errors import UserError
+from tunesmith.serve import ray_engine
 from tunesmith.serve.jobs import Jobs
 from tunesmith.serve.ray_engine import RayEngine, multiplexed_id
 from tunesmith.serve.ray_worker import Described, Held, Worker, described
@@ -159,6 +160,85 @@ def test_a_worker_holds_what_somebody_needs(tmp_path):
     del two
     assert worker._engine.adapters() == {}
     worker._engine.stop()
+
+
+def test_what_ray_drops_stays_while_a_request_runs_with_it(far, tmp_path):
+    jobs, _, worker = far
+    adapter(tmp_path / "jazz")
+    jobs.engine.add_adapter("jazz", tmp_path / "jazz")
+    kept = Held(worker, {"jazz": str(tmp_path / "jazz")})  # as Ray keeps one between requests
+    job = jobs.submit(Request("", "wait", 0.5, 7, adapters={"jazz": 1.0}))
+    assert worker._engine.began.wait(20)
+    kept.__del__()  # as Ray lets go of it
+    kept.__del__()
+    assert set(worker._engine.adapters()) == {"jazz"}
+    worker._engine.gate.set()
+    *_, last = jobs.listen(job.id)
+    assert last.job.state == "done"
+    for _ in range(2000):
+        if not worker._engine.adapters():
+            break
+        threading.Event().wait(0.01)
+    assert worker._engine.adapters() == {} and worker._held == {}
+
+
+class Lost(Exception):
+    """As Ray's own errors are told: by their module."""
+
+    __module__ = "ray.exceptions"
+
+
+class Failing:
+    """A handle whose worker is lost some times, before or after the first part of a sound."""
+
+    def __init__(self, times: int, after_a_part: bool = False) -> None:
+        self.left, self.asked, self._after = times, 0, after_a_part
+
+    def options(self, **_: object):
+        return self
+
+    @property
+    def make(self):
+        return self
+
+    def remote(self, request: Request, id: str):
+        self.asked += 1
+        yield "progress", 0.0
+        if self.left and not self._after:
+            self.left -= 1
+            raise Lost("the actor died")
+        yield "part", tone(request), 8000
+        if self.left:
+            self.left -= 1
+            raise Lost("the actor died")
+        yield ("finished",)
+
+
+@pytest.mark.parametrize(
+    ("times", "after", "state", "asked"),
+    [(2, False, "done", 3), (9, False, "failed", 4), (1, True, "failed", 1)],
+)
+def test_a_lost_worker_is_replaced_by_another(tmp_path, monkeypatch, times, after, state, asked):
+    monkeypatch.setattr(ray_engine, "_AGAIN_S", 0.001)
+    handle = Failing(times, after)
+    with Jobs(RayEngine(handle, described(bundle()), 1), tmp_path / "jobs") as jobs:
+        job = jobs.submit(Request("", "blues", 0.5, 7))
+        *_, last = jobs.listen(job.id)
+    assert (last.job.state, handle.asked) == (state, asked)
+
+
+def test_what_is_lost_at_the_end_is_made_after_it(tmp_path):
+    handle = Failing(9)
+    jobs = Jobs(RayEngine(handle, described(bundle()), 1), tmp_path / "jobs")
+    jobs.start()
+    job = jobs.submit(Request("", "blues", 0.5, 7))
+    while not handle.asked:
+        threading.Event().wait(0.01)
+    jobs.close()
+    handle.left = 0
+    with Jobs(RayEngine(handle, described(bundle()), 1), tmp_path / "jobs") as again:
+        *_, last = again.listen(job.id)
+    assert last.job.state == "done"
 
 
 def test_one_blend_has_one_id():
