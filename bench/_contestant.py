@@ -1,151 +1,36 @@
 """One contestant of ``bench.train_speed``, in a process of its own so that its peak memory is its own.
 
-It reports in JSON lines and takes each timed step only when told to, so that contestants take turns.
+It reports in JSON lines and takes each timed turn only when told to, so that contestants take turns.
 A turn lasts from the word to the moment the next step could begin: fetching and collating count.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import random
-import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    EncodecConfig,
-    MusicgenConfig,
-    MusicgenDecoderConfig,
-    MusicgenForConditionalGeneration,
-    T5Config,
+
+from bench._turns import (
+    DEVICE,
+    GEOMETRIES,
+    LEARNING_RATE,
+    RANK,
+    Turns,
+    block,
+    build,
+    chosen,
+    clips,
+    lora_flops,
+    padding,
+    total_steps,
 )
-
-from tunesmith.families.musicgen._tiny import byte_tokenizer
 from tunesmith.families.musicgen.delay import apply_delay, delays
-
-RANK, LEARNING_RATE = 16, 1e-4
-FRAME_RATE_HZ = 50
-GEOMETRIES: dict[str, dict[str, Any]] = {
-    "small": {"layers": 8, "seconds": (10.0, 30.0), "batch": 4},
-    "pocket": {"layers": 0, "seconds": (2.0, 10.0), "batch": 8},
-    "micro": {"layers": 0, "seconds": (1.0, 3.0), "batch": 4},  # for a smoke run
-}
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def small_model(layers: int) -> MusicgenForConditionalGeneration:
-    """musicgen-small with fewer layers and random weights; its codec is a stub, nobody uses it."""
-    decoder = MusicgenDecoderConfig(num_hidden_layers=layers)  # the rest are musicgen-small's own
-    text = T5Config(
-        vocab_size=32128,
-        d_model=768,
-        d_kv=64,
-        d_ff=3072,
-        num_layers=12,
-        num_heads=12,
-    )
-    codec = EncodecConfig(num_filters=2, hidden_size=8, num_lstm_layers=1)
-    torch.manual_seed(0)
-    return MusicgenForConditionalGeneration(
-        MusicgenConfig(text_encoder=text, audio_encoder=codec, decoder=decoder)
-    )
-
-
-def build(geometry: str) -> tuple[MusicgenForConditionalGeneration, Any]:
-    """The model and a tokenizer."""
-    if geometry == "pocket":
-        from transformers import AutoTokenizer
-
-        from tunesmith.families import EMBEDDED
-
-        folder = EMBEDDED["pocket"]
-        return (
-            MusicgenForConditionalGeneration.from_pretrained(folder),
-            AutoTokenizer.from_pretrained(folder),
-        )
-    if geometry == "micro":
-        from tunesmith.families.musicgen._tiny import tiny_model
-
-        return tiny_model(0), byte_tokenizer()
-    return small_model(GEOMETRIES[geometry]["layers"]), byte_tokenizer()
-
-
-def clips(geometry: str, count: int, vocabulary: int, text_size: int) -> list[dict[str, Any]]:
-    """Cached codes of uniformly spread lengths, and token ids of one of twelve captions."""
-    low, high = GEOMETRIES[geometry]["seconds"]
-    draw = random.Random(1)
-    generator = torch.Generator().manual_seed(1)
-    captions = [
-        torch.randint(3, min(text_size, 250), (draw.randint(8, 24),), generator=generator)
-        for _ in range(12)
-    ]
-    made = []
-    for number in range(count):
-        frames = round(draw.uniform(low, high) * FRAME_RATE_HZ)
-        codes = torch.randint(vocabulary, (4, frames), generator=generator, dtype=torch.int16)
-        ids = captions[number % len(captions)]
-        made.append({"codes": codes, "input_ids": ids, "length": frames})
-    return made
-
-
-def chosen(
-    batches: Sequence[Sequence[int]], lengths: Sequence[int], steps: int, rounds: int
-) -> list[list[int]]:
-    """Two batches to warm up, ``rounds`` times the same ``steps`` batches of an epoch, one to end.
-
-    An epoch of hundreds of clips takes too long; batches at even ranks of padded length stand for
-    it with less chance than its first few would.
-    """
-    whole = [list(batch) for batch in batches if len(batch) == len(batches[0])]
-    ranked = sorted(whole, key=lambda batch: max(lengths[i] for i in batch))
-    spread = [ranked[int((k + 0.5) * len(ranked) / steps)] for k in range(steps)]
-    # One more step untimed: what waited through the others' warm-up has gone cold.
-    # And one at the end, so that nobody's farewell falls into the last timed turns.
-    return [ranked[-1], spread[0], *(spread * rounds), spread[0]]
-
-
-def padding(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> float:
-    """Share of an epoch's positions that is padding."""
-    padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
-    return 1 - sum(lengths[i] for batch in batches for i in batch) / padded
-
-
-class Turns:
-    """Talks with the parent: announces, waits for the word, times the turn."""
-
-    def __init__(self) -> None:
-        self._out = os.fdopen(os.dup(1), "w", buffering=1)
-        os.dup2(2, 1)  # what libraries print is no answer
-        self._begin: float | None = None
-        self.steps = 0
-
-    def say(self, **values: Any) -> None:
-        self._out.write(json.dumps(values) + "\n")
-
-    def between_steps(self) -> None:
-        """End the turn that was running, and wait for the word to begin another."""
-        if DEVICE.type == "cuda":
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        self.steps += 1
-        if self._begin is not None:
-            self.say(seconds=now - self._begin)
-        else:
-            self.say(ready=True)
-        sys.stdin.readline()
-        self._begin = time.perf_counter()
-
-    def finish(self, **values: Any) -> None:
-        from tunesmith.training.hardware import peak_memory_bytes
-
-        self.say(peak_bytes=peak_memory_bytes(DEVICE), **values)
 
 
 def run_tunesmith(args: argparse.Namespace, turns: Turns) -> None:
@@ -194,8 +79,10 @@ def run_tunesmith(args: argparse.Namespace, turns: Turns) -> None:
 
     lengths = [row["length"] for row in rows]
     batch = GEOMETRIES[args.geometry]["batch"]
-    total = 3 + args.steps * args.rounds
-    train = TrainConfig(lr=LEARNING_RATE, batch_size=batch, steps=total)  # type: ignore[call-arg]
+    total = total_steps(args.steps, args.rounds)
+    train = TrainConfig(  # type: ignore[call-arg]
+        lr=LEARNING_RATE, batch_size=batch, steps=total, record=not args.plain
+    )
     never = 10**9
 
     def on_event(kind: str, values: Any) -> None:
@@ -230,9 +117,30 @@ def run_tunesmith(args: argparse.Namespace, turns: Turns) -> None:
             dtype=str(dtype).removeprefix("torch."),
             text_s=text_s,
             threads=torch.get_num_threads(),
+            flops=sum(lora_flops(model.config, rows, one) for one in some[1 : 1 + args.steps]),
         )
         loop.run()
-    turns.finish()
+        told = {name: getattr(loop.gradients, name, None) for name in ("record_s", "refused")}
+    turns.finish(**told)
+
+
+def trainer_data(rows: list[dict[str, Any]], grouped: int) -> tuple[Any, Any]:
+    """What the Trainer is given, and a sampler where it cannot find the lengths by itself.
+
+    Args:
+        rows: the clips.
+        grouped: clips a batch whose lengths are to be alike; 0 for any.
+    """
+    try:
+        import datasets
+    except ImportError:  # a list will do, but the Trainer would measure the captions
+        from transformers.trainer_pt_utils import LengthGroupedSampler
+
+        lengths = [row["length"] for row in rows]
+        return rows, LengthGroupedSampler(grouped, lengths=lengths) if grouped else None
+    datasets.disable_progress_bars()
+    plain = [{key: v if key == "length" else v.tolist() for key, v in row.items()} for row in rows]
+    return datasets.Dataset.from_list(plain).with_format("torch"), None
 
 
 def run_trainer(args: argparse.Namespace, turns: Turns) -> None:
@@ -241,12 +149,10 @@ def run_trainer(args: argparse.Namespace, turns: Turns) -> None:
     That is: a collator that pads, lays out the delay pattern and marks padding with -100, and the
     decoder start token that the configuration lacks.
     """
-    import datasets
     from peft import LoraConfig, get_peft_model
     from torch.utils.data import Sampler
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    datasets.disable_progress_bars()
     model, tokenizer = build(args.geometry)
     decoder = model.config.decoder
     decoder.decoder_start_token_id = decoder.pad_token_id
@@ -287,7 +193,7 @@ def run_trainer(args: argparse.Namespace, turns: Turns) -> None:
 
     class Timed(Trainer):
         def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
-            own = Chosen(super()._get_train_sampler(*args, **kwargs))
+            own = Chosen(sampler or super()._get_train_sampler(*args, **kwargs))
             turns.say(
                 loss=loss,
                 padding=padding(own.epoch, lengths),
@@ -307,9 +213,7 @@ def run_trainer(args: argparse.Namespace, turns: Turns) -> None:
             turns.say(seconds=time.perf_counter() - turns._begin)  # type: ignore[operator]
 
     started: list[int] = []
-    data = datasets.Dataset.from_list(
-        [{key: v if key == "length" else v.tolist() for key, v in row.items()} for row in rows]
-    ).with_format("torch")
+    data, sampler = trainer_data(rows, batch if args.grouped else 0)
     peft_model = get_peft_model(
         model, LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["q_proj", "k_proj", "v_proj"])
     )
@@ -321,13 +225,16 @@ def run_trainer(args: argparse.Namespace, turns: Turns) -> None:
             begin = time.perf_counter()
             model.text_encoder(input_ids=first["input_ids"], attention_mask=first["attention_mask"])
             text_s = (time.perf_counter() - begin) / batch
+    strategy = {"train_sampling_strategy": "group_by_length" if args.grouped else "random"}
+    if "train_sampling_strategy" not in {one.name for one in fields(TrainingArguments)}:
+        strategy = {"group_by_length": args.grouped}  # what it was called before
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder,
             per_device_train_batch_size=batch,
-            max_steps=3 + args.steps * args.rounds,
+            max_steps=total_steps(args.steps, args.rounds),
             learning_rate=LEARNING_RATE,
-            train_sampling_strategy="group_by_length" if args.grouped else "random",
+            **strategy,
             bf16=args.dtype == "bfloat16",
             use_cpu=DEVICE.type == "cpu",
             remove_unused_columns=False,
@@ -351,12 +258,13 @@ def main() -> None:
     options.add_argument("--geometry", choices=list(GEOMETRIES), required=True)
     options.add_argument("--dtype", default="float32")
     options.add_argument("--grouped", action="store_true")
+    options.add_argument("--plain", action="store_true", help="ours: nothing recorded")
     options.add_argument("--clips", type=int, required=True)
     options.add_argument("--steps", type=int, required=True)
     options.add_argument("--rounds", type=int, required=True)
     args = options.parse_args()
     warnings.simplefilter("ignore")
-    turns = Turns()
+    turns = Turns(block(args.steps))
     (run_tunesmith if args.who == "tunesmith" else run_trainer)(args, turns)
 
 

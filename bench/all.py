@@ -39,6 +39,7 @@ SCRIPTS = (
     "qlora_memory",
     "steps",
     "train_speed",
+    "train_gpu",
     "train_parts",
     "contract",
     "small_geometry",

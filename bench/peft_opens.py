@@ -19,8 +19,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import MusicgenForConditionalGeneration
 
-from bench._contestant import build, small_model
 from bench._results import Row, parser, record
+from bench._turns import build, small_model
 from tunesmith.families.musicgen._tiny import byte_tokenizer
 from tunesmith.families.musicgen.bundle import MusicgenBundle
 from tunesmith.formats.adapter import save_adapter

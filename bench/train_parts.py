@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench._contestant import GEOMETRIES, clips, padding, small_model
 from bench._results import Row, parser, record, spread
+from bench._turns import GEOMETRIES, clips, padding, small_model
 
 BATCH = GEOMETRIES["small"]["batch"]
 RANK = 16

@@ -17,8 +17,8 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench._contestant import GEOMETRIES
 from bench._results import Row, parser, record, spread
+from bench._turns import DEVICE, GEOMETRIES, WARM, block
 
 PACKAGES = ["torch", "transformers", "peft", "accelerate"]
 _TITLES = {
@@ -67,6 +67,13 @@ class Contestant:
         self.until("peak_bytes")
         self.process.communicate()
 
+    def end(self) -> None:
+        """Leave nothing behind where a heat broke off."""
+        process = getattr(self, "process", None)
+        if process is not None and process.poll() is None:
+            process.kill()
+            process.wait()
+
     @property
     def clips_per_s(self) -> float:
         return statistics.median(self.rates)
@@ -82,27 +89,44 @@ class Contestant:
         )
 
 
-def heat(field: list[Contestant], geometry: str, steps: int, rounds: int) -> list[Contestant]:
+def heat(
+    field: list[Contestant], geometry: str, steps: int, rounds: int, tolerance: float = 1e-3
+) -> list[Contestant]:
     """Let contestants take turns; a round of ``steps`` steps gives each of them one rate."""
-    for one in field:  # one after the other: their warm-ups would slow each other down
+    try:
+        return _heat(field, geometry, steps, rounds, tolerance)
+    finally:
+        for one in field:
+            one.end()
+
+
+def _heat(
+    field: list[Contestant], geometry: str, steps: int, rounds: int, tolerance: float
+) -> list[Contestant]:
+    for one in field:
         one.start()
-        one.until("ready")
+        if DEVICE.type == "cpu":  # one after the other: their warm-ups would slow each other down
+            one.until("ready")
+    for one in field:
+        if "ready" not in one.told:
+            one.until("ready")
     print(f"timing {geometry}: {', '.join(one.name for one in field)}", flush=True)
     for one in field:
         one.turn()
-    for number in range(rounds):
+    for number in range(-WARM, rounds):
         seconds = dict.fromkeys(range(len(field)), 0.0)
-        for step in range(steps):
+        for step in range(steps // block(steps)):
             for place in range(len(field)):
                 who = (place + step + number) % len(field)
                 seconds[who] += field[who].turn()
         for who, total in seconds.items():
-            field[who].rates.append(steps * GEOMETRIES[geometry]["batch"] / total)
+            if number >= 0:
+                field[who].rates.append(steps * GEOMETRIES[geometry]["batch"] / total)
     for one in field:
         one.finish()
         print(one.line(), flush=True)
     losses = [one.told["loss"] for one in field]
-    if max(losses) - min(losses) > 1e-3:
+    if max(losses) - min(losses) > tolerance:
         raise SystemExit(f"the contestants do not train on the same loss: {losses}")
     return field
 
@@ -165,25 +189,20 @@ def main() -> None:
     if args.quick:
         measure("micro", 16, 2, 2)
         return
-    from tunesmith.training.hardware import best_device, choose_dtype
+    from tunesmith.training.hardware import choose_dtype
 
-    device = best_device()
-    auto = str(choose_dtype("auto", device)).removeprefix("torch.")
+    if DEVICE.type != "cpu":
+        print("on a GPU: python -m bench.train_gpu")
+        return
+    auto = str(choose_dtype("auto", DEVICE)).removeprefix("torch.")
     wanted = {"float32": ["float32"], "auto": [auto], "both": ["float32", auto]}[args.precision]
-    on_gpu: list[Row] = []
     for geometry, bar, steps, rounds in (("small", 1.3, 4, 3), ("pocket", 1.5, 6, 5)):
-        title = _TITLES[geometry]
-        skipped = args.only not in (None, geometry)
-        if skipped or device.type == "cpu":
-            on_gpu += [Row(name, "", None) for name in titles(title)]
-        if skipped:
+        if args.only not in (None, geometry):
             continue
+        title = _TITLES[geometry]
         plan = (args.clips, args.steps or steps, args.rounds or rounds)
-        for dtype in dict.fromkeys([auto] if device.type != "cpu" else wanted):
+        for dtype in dict.fromkeys(wanted):
             found = measure(geometry, *plan, dtype)
-            if device.type != "cpu":
-                on_gpu += rows(title, found, None)
-                continue
             record(
                 f"train_speed {geometry} {dtype}",
                 f"Training speed: LoRA r=16 on q, k, v, {title}, {dtype}",
@@ -193,13 +212,6 @@ def main() -> None:
                 packages=PACKAGES,
                 command=f"train_speed --only {geometry}",
             )
-    record(
-        "train_speed gpu",
-        "Training speed on a GPU, in the precision that `auto` chooses there",
-        on_gpu,
-        packages=PACKAGES,
-        command="train_speed",
-    )
 
 
 def notes(pairs: list[tuple[Contestant, Contestant]], clips: int, steps: int, rounds: int) -> str:

@@ -105,6 +105,10 @@ class TrainConfig(_Strict):
         False, description="less memory, about a third more time"
     )
     bucket: bool = Field(True, description="batches of clips of similar length")
+    record: bool = Field(
+        True,
+        description="on CUDA, record a step of each length once and replay it, where the family can",
+    )
     eval_every: int | None = Field(
         None, ge=1, description="steps between validations; default 10 in all"
     )

@@ -49,6 +49,14 @@ class LossModule(nn.Module, ABC):
         Known ahead, they let every slice of an accumulated, global batch be normalised by the whole.
         """
 
+    def static(self, batch: Batch) -> Batch | None:
+        """The batch padded to one of few shapes, so that a step can be recorded for each and replayed.
+
+        Only a loss that asks its device for nothing, and does the same whatever the tensors hold, can
+        be; None, the default, says that this one cannot.
+        """
+        return None
+
 
 class Bundle(ABC):
     """A loaded base.

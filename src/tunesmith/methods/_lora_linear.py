@@ -14,6 +14,8 @@ from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tunesmith.families._half import HalfLinear
+
 
 class _Adapted(torch.autograd.Function):
     """x ``[N, k]``, W ``[d, k]``, b ``[d]`` or None, A ``[r, k]``, B ``[d, r]``; W and b are frozen."""
@@ -61,7 +63,7 @@ class LoraLinear(Linear):
             or self.merged
             or name not in self.lora_A
             or name in self.lora_variant
-            or type(base) is not nn.Linear
+            or type(base) not in (nn.Linear, HalfLinear)
             or base.weight.requires_grad
             or not isinstance(self.lora_dropout[name], nn.Identity)
         ):

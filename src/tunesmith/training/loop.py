@@ -16,12 +16,14 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tunesmith.config import TrainConfig
 from tunesmith.errors import Diverged, Stopped
 from tunesmith.families._bundle import Bundle
+from tunesmith.families._half import halve
 from tunesmith.methods._adapter import Adapter, placed
-from tunesmith.objectives.mixture import total_loss
+from tunesmith.training.ahead import Ahead
 from tunesmith.training.average import Average
 from tunesmith.training.checkpoint import (
     Checkpoints,
@@ -29,6 +31,7 @@ from tunesmith.training.checkpoint import (
     optimizer_tensors,
     restore_optimizer,
 )
+from tunesmith.training.gradients import gradients_of
 from tunesmith.training.log import MetricLog
 from tunesmith.training.measure import (
     clip_losses,
@@ -48,7 +51,7 @@ from tunesmith.training.sampler import stable_seed
 from tunesmith.training.schedule import learning_rate
 from tunesmith.training.state import Intervals, Sets, State
 from tunesmith.training.streams import MAIN, Streams
-from tunesmith.types import Audio, Batch, Example, Loss
+from tunesmith.types import Audio, Example
 
 
 class Loop:
@@ -102,18 +105,23 @@ class Loop:
         self.intervals, self.seed, self.dtype = intervals, seed, dtype
         self.checkpoints, self.best, self.log = checkpoints, best, log
         self.stop, self.preview, self.on_event = stop, preview, on_event
-        self.judge, self.parallel = judge, parallel
-        rates = adapter.rates()
-        self._module = parallel.wrap(bundle, adapter, mode, train.optimizer)
+        self.judge, self.parallel, rates = judge, parallel, adapter.rates()
+        module = parallel.wrap(bundle, adapter, mode, train.optimizer)
+        if bundle.device.type == "cuda" and dtype != torch.float32 and not parallel.split:
+            halve(bundle, dtype)
         self.names = adapter.parameters()
+        self.gradients = gradients_of(bundle, self.names, dtype, module, record=train.record)
         self.watch, self.good = watch or Watch(), good
         self.state = State()
+        how = (train.accumulate, bundle, train.caption_dropout, parallel)
+        self._ahead = Ahead(lambda step: list(self.streams.draw(step, *how)), bundle.device)
         self._stream()
         self.optimizer = build_optimizer(self.names, rates, train)
         self.average = Average(self.names, train.ema)
 
     def _stream(self) -> None:
         """Draw from what is trained on, as far as the state says."""
+        self._ahead.close()
         more = [self.sets.reserve] if self.state.replaying and self.sets.reserve else []
         self.streams = Streams([*self.sets.train, *more], self.seed, self.settings.bucket)
 
@@ -155,7 +163,7 @@ class Loop:
             Stopped: a stop was asked for; everything is saved.
             Diverged: too many NaN or inf steps in a row; everything is saved.
         """
-        with own_randomness():
+        with own_randomness(), self.gradients.running():
             try:
                 while not self._done():
                     self._check_stop(self.parallel.agreed(self.stop()))
@@ -209,31 +217,28 @@ class Loop:
         rate = learning_rate(train, step, self.intervals.total) * self.state.rate_factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        self.optimizer.zero_grad(set_to_none=True)
+        self.gradients.clear()
         self.bundle.module.train()
-        losses: dict[str, float] = {}
+        shares: dict[str, Tensor] = {}
         part, clips, epoch = 0, 0, 0
-        how = (train.accumulate, self.bundle, train.caption_dropout, self.parallel)
-        for drawn in self.streams.draw(step, *how):
+        for drawn in self._ahead.step(step):
             if drawn.stream.name == MAIN:
                 clips, epoch = drawn.clips, drawn.epoch
             counts = self.parallel.summed(drawn.counts(self.bundle.module))
-            counts = {k: torch.tensor(v, device=self.bundle.device) for k, v in counts.items()}
-            loss = torch.zeros((), device=self.bundle.device)
+            # Gradients are averaged over the processes, and are to be their sum.
+            factor = drawn.stream.weight * self.parallel.world
             for batch, weight in zip(drawn.batches, drawn.weights, strict=True):
                 # Dropout and the like draw from global generators; seeded by position, they need no
                 # saving.
                 seed_everything(stable_seed(self.seed, "step", step, part))
-                terms = self._forward(batch)
-                share = weight * total_loss(terms, counts, self.bundle.term_weights)
-                # Gradients are averaged over the processes, and are to be their sum.
-                (drawn.stream.weight * self.parallel.world * share).backward()
-                loss += share.detach()
+                share = self.gradients.add(batch, counts, weight, factor)
+                shares[drawn.stream.name] = shares.get(drawn.stream.name, 0) + share
                 part += 1
-            losses[drawn.stream.name] = float(loss)
-        losses = dict(self.parallel.summed(losses))
         self.parallel.after_backward(self.names)
-        value, size = losses.pop(MAIN), self.parallel.clip(self.names, train.clip_norm)
+        # The one place in a step that waits for the device: all of it is under way by now.
+        size = self.parallel.clip(self.names, train.clip_norm)
+        losses = dict(self.parallel.summed({name: float(one) for name, one in shares.items()}))
+        value = losses.pop(MAIN)
         if good := all(map(math.isfinite, (value, size, *losses.values()))):
             self.optimizer.step()
             self.adapter.after_step(rate)
@@ -267,11 +272,6 @@ class Loop:
                 f"(until step {self.state.step}); these steps were skipped, the weights before them are saved",
                 f"lower train.lr (now {self.settings.lr:g}) or set base.dtype=float32",
             )
-
-    def _forward(self, batch: Batch) -> Loss:
-        # Only a backward pass has anything to tell the other processes.
-        module = self._module if torch.is_grad_enabled() else self.bundle.module
-        return forward(self.bundle, batch, self.dtype, module)
 
     @contextmanager
     def _base_at_start(self) -> Iterator[None]:
@@ -343,7 +343,8 @@ class Loop:
     def _clip_losses(self, examples: Sequence[Example]) -> list[dict[str, tuple[float, float]]]:
         """Each clip's: the same numbers for the same weights and clips."""
         size, stop = self.settings.batch_size, self._check_stop
-        return clip_losses(self.bundle, examples, size, self._forward, stop, self.parallel)
+        compute = partial(forward, self.bundle, dtype=self.dtype)
+        return clip_losses(self.bundle, examples, size, compute, stop, self.parallel)
 
     # --- pitfalls ---
 

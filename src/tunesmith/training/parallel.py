@@ -50,6 +50,11 @@ class Parallel:
         """Whether this process writes files, prints, and makes what is to be heard."""
         return self.rank == 0
 
+    @property
+    def split(self) -> bool:
+        """Whether the model's weights are split over the processes."""
+        return False
+
     # --- talk ---
 
     def begin(self, stop: StopFlag) -> StopFlag:

@@ -146,6 +146,10 @@ class Processes(Parallel):
         except RuntimeError:
             return False  # the process that holds the store has ended, and was the first
 
+    @property
+    def split(self) -> bool:
+        return self._sharded is not None
+
     def elsewhere(self) -> bool:
         """Whether another process has told that it failed."""
         try:

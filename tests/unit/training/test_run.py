@@ -23,6 +23,7 @@ from tunesmith.training import checkpoint
 from tunesmith.training import run as run_module
 from tunesmith.training.average import Average
 from tunesmith.training.checkpoint import Checkpoints
+from tunesmith.training.gradients import Gradients
 from tunesmith.training.log import read_metrics
 from tunesmith.training.loop import Loop
 from tunesmith.training.run import Result
@@ -220,16 +221,16 @@ def test_after_too_many_the_run_ends_with_good_weights(
 def test_out_of_memory_says_what_to_change(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ):
-    forward, calls = Loop._forward, [0]
+    add, calls = Gradients.add, [0]
 
-    def greedy(loop: Loop, batch: Any) -> Any:
+    def greedy(gradients: Gradients, *given: Any) -> Any:
         calls[0] += 1
         if calls[0] == 6:
             raise error
-        return forward(loop, batch)
+        return add(gradients, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_forward", greedy)
+        patch.setattr(Gradients, "add", greedy)
         with pytest.raises(ResourceError, match=r"out of memory with train.batch_size=2") as caught:
             go(settings())
     assert "halve train.batch_size" in caught.value.mend
@@ -238,10 +239,10 @@ def test_out_of_memory_says_what_to_change(
 
 
 def test_other_errors_are_not_called_memory(settings: Settings, monkeypatch: pytest.MonkeyPatch):
-    def broken(loop: Loop, batch: Any) -> Any:
+    def broken(*_: Any) -> Any:
         raise RuntimeError("shapes cannot be multiplied")
 
-    monkeypatch.setattr(Loop, "_forward", broken)
+    monkeypatch.setattr(Gradients, "add", broken)
     with pytest.raises(RuntimeError, match="shapes"):
         go(settings())
 

@@ -86,9 +86,7 @@ def resume(folder: Path) -> None:
 
 MOMENTS = {
     "encoding": SignalAt("encode", signal.SIGTERM, count=2),
-    "validation of step 0": SignalIn(
-        "tunesmith.training.loop", "Loop._forward", signal.SIGINT, count=1
-    ),
+    "validation of step 0": SignalIn("tunesmith.training.loop", "forward", signal.SIGINT, count=1),
     "preview of step 0": SignalIn("tunesmith.training.preview", "generate", signal.SIGTERM),
     "first step": SignalAt("train", signal.SIGINT, step=1),
     "later validation": SignalIn(

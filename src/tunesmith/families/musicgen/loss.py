@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import MusicgenForConditionalGeneration
 
+from tunesmith.families._attention import JOINED
 from tunesmith.families._bundle import LossModule
 from tunesmith.families.musicgen.delay import apply_delay, delays
 from tunesmith.objectives.cross_entropy import IGNORE, codebook_cross_entropy
 from tunesmith.types import Batch, Loss
+
+_FRAMES, _WORDS = 64, 16
+"""Multiples of the lengths that :meth:`MusicgenLoss.static` gives codes and text."""
 
 
 class MusicgenLoss(LossModule):
@@ -59,12 +66,50 @@ class MusicgenLoss(LossModule):
     def hidden(self, tokens: Tensor, text: Mapping[str, Tensor]) -> Tensor:
         """Last hidden states ``[B, L, D]`` for tokens ``[B, K, L]``, all positions at once."""
         states, mask = self.joined_text(*self.text_states(text))
-        return self.model.decoder.model(
-            input_ids=tokens.flatten(0, 1),
-            encoder_hidden_states=states,
-            encoder_attention_mask=mask,
-            use_cache=False,
-        ).last_hidden_state
+        decoder = self.model.decoder.model.decoder
+        joined = any(JOINED in layer.encoder_attn._modules for layer in decoder.layers)
+        sdpa = str(decoder.config._attn_implementation).endswith("sdpa")
+        if joined or self.joined_states is not None or not sdpa:
+            return self.model.decoder.model(
+                input_ids=tokens.flatten(0, 1),
+                encoder_hidden_states=states,
+                encoder_attention_mask=mask,
+                use_cache=False,
+            ).last_hidden_state
+        return self._one_pass(decoder, tokens, states, mask.bool())
+
+    @staticmethod
+    def _one_pass(decoder: Any, tokens: Tensor, states: Tensor, seen: Tensor) -> Tensor:
+        """The library's ``MusicgenDecoder.forward`` without a cache, and without asking a device anything.
+
+        Self-attention gets no mask but the causal flag (padding stands at the end, where only padding
+        looks), and cross-attention one ``[B, 1, 1, S]`` for all queries. The text of an unconditional
+        row is zero, and so are its keys and values (these linears have no bias): whatever its queries
+        see, they read zero, and no gradient flows. So it may see all; a row that sees nothing has no
+        softmax.
+        """
+        seen = (seen | ~seen.any(dim=-1, keepdim=True))[:, None, None]
+        embedded = sum(table(tokens[:, k]) for k, table in enumerate(decoder.embed_tokens))
+        hidden = embedded + decoder.embed_positions(tokens, 0).to(tokens.device)
+        hidden = F.dropout(hidden, p=decoder.dropout, training=decoder.training)
+        for layer in decoder.layers:
+            # Drawn whether or not it is used, as the library does.
+            if random.uniform(0, 1) < decoder.layerdrop and decoder.training:
+                continue
+            hidden = layer(hidden, None, states, encoder_attention_mask=seen, use_cache=False)
+        return decoder.layer_norm(hidden)
+
+    def static(self, batch: Batch) -> Batch | None:
+        decoder = self.model.decoder.model.decoder
+        if decoder.layerdrop or decoder.gradient_checkpointing:
+            return None  # other layers each time; random states that are read back
+        more = -batch.codes.shape[-1] % _FRAMES
+        words = -batch.text["ids"].shape[1] % _WORDS
+        text = {
+            name: F.pad(value, (0, 0) * (value.ndim - 2) + (0, words))
+            for name, value in batch.text.items()
+        }
+        return replace(batch, codes=F.pad(batch.codes, (0, more)), text=text)
 
     def heads(self) -> Tensor:
         """The heads' weights ``[K, V, D]``."""
