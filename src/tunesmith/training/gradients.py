@@ -116,6 +116,7 @@ class RecordedGradients(Gradients):
         self._tapes: dict[Any, _Tape] = {}
         self._seen: set[Any] = set()
         self._pool: Any = None
+        self._largest = 1
 
     def clear(self) -> None:
         grads = []
@@ -153,8 +154,23 @@ class RecordedGradients(Gradients):
             tape = self._record(key, fixed, terms, numbers)
         if tape is None:
             self._seen.add(key)
+            self._make_room(fixed.codes.numel())
             return self._plain(fixed, terms, numbers.to(self.bundle.device))
         return tape.run(fixed, numbers)
+
+    def _make_room(self, size: int) -> None:
+        """Let go of what is recorded where a batch of this size might not fit beside it.
+
+        What a recording needed stays reserved for its replays; a new length is computed once beside that.
+        """
+        if self._tapes:
+            torch.cuda.empty_cache()
+            held = torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated()
+            if torch.cuda.mem_get_info()[0] < 1.2 * held * max(1.0, size / self._largest):
+                self._tapes.clear()
+                self._pool = None
+                torch.cuda.empty_cache()
+        self._largest = max(self._largest, size)
 
     def _record(self, key: Any, batch: Batch, terms: list[str], numbers: Tensor) -> _Tape | None:
         begin = time.perf_counter()

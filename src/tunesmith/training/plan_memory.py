@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tunesmith.errors import UserError
 from tunesmith.families import Base, skeleton
 from tunesmith.families._bundle import Bundle
+from tunesmith.families._half import halve
 from tunesmith.families._quantize import NF4, packable
 from tunesmith.methods._adapter import Adapter
 from tunesmith.training.memory import (
@@ -167,8 +168,8 @@ class Rehearsal:
         meter.know(_tensors(bundle.module), "weights")
         meter.know(packed, "packed")
         self.packed = sum(nf4_bytes(t.numel(), request.double_quant) for t in packed)
-        self.weights = meter.live.get("weights", 0)
-        self.full_weights = self.weights + meter.live.get("packed", 0)
+        self.whole_weights = meter.live.get("weights", 0)
+        self.full_weights = self.whole_weights + meter.live.get("packed", 0)
         meter.label, meter.copies = "adapter", "copies of the start"
         adapter = request.attach(bundle)
         meter.label = meter.copies = "activations"
@@ -184,6 +185,11 @@ class Rehearsal:
         text = {name: torch.zeros(one.shape, dtype=one.dtype) for name, one in text.items()}
         self.text_bytes = sum(one.nbytes for one in text.values())
         bundle.release_codec()
+        if request.device == "cuda" and request.dtype != torch.float32:
+            meter.label = "weights"
+            halve(bundle, request.dtype)  # as the loop does
+            meter.label = "activations"
+        self.weights = meter.live.get("weights", 0)
         self.step = self.unchecked = self._steps(text)
         if request.checkpointing:
             for parameter in self.names.values():
@@ -284,7 +290,7 @@ def memory(request: Request) -> Memory:
     # Files are mapped into memory, not read: their pages count as long as a tensor of them is in use.
     mapped = (seen.codec_bytes if not stored_half else 0) if cpu else 0
     if cpu and request.quantize and not stored_half:
-        mapped = whole - seen.weights
+        mapped = whole - seen.whole_weights
     held = {
         "runtime": _RUNTIME_CPU if cpu else _RUNTIME_CUDA,
         "weights": seen.weights + seen.packed + mapped,
@@ -323,6 +329,7 @@ def memory(request: Request) -> Memory:
         "updating": held | update,
         "saving": held | saving,
         "encoding": held
+        | {"weights": held["weights"] + seen.whole_weights - seen.weights}
         | {"moments": 0, "average": 0, "codec": codec, "activations": int(heap * encoding)},
         "loading": {
             "runtime": held["runtime"],
@@ -330,7 +337,7 @@ def memory(request: Request) -> Memory:
         },
     }
     if request.quantize and not cpu:
-        phases["loading"]["weights"] = seen.weights + seen.packed + seen.codec_bytes
+        phases["loading"]["weights"] = seen.whole_weights + seen.packed + seen.codec_bytes
     if request.preview_s:
         phases["previews"] = held | {
             "gradients": bytes_trained,
