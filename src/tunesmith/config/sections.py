@@ -87,6 +87,11 @@ class TrainConfig(_Strict):
     epochs: float | None = Field(None, gt=0, description="passes over the data; give this or steps")
     batch_size: int = Field(4, ge=1, description="clips a forward pass, over all devices")
     accumulate: int = Field(1, ge=1, description="forward passes an optimizer step")
+    fit_batch: bool = Field(
+        False,
+        description="largest batch that memory takes, up to batch_size x accumulate clips, which stay "
+        "those of a step",
+    )
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="after warm-up")
     warmup: float = Field(0.05, ge=0, description="steps if 1 or more, else a share of all steps")
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = Field(

@@ -22,6 +22,7 @@ from tunesmith.methods._together import as_taught, attach_all
 from tunesmith.registry import plugin
 from tunesmith.training.checkpoint import Checkpoints, NoCheckpoints, is_full_disk
 from tunesmith.training.consent import consent_of
+from tunesmith.training.fitted import fitted
 from tunesmith.training.guards import (
     check_unchanged,
     memory_mend,
@@ -108,6 +109,7 @@ def train(
     event = on_event or (lambda kind, values: None)
     with own if stop is None else _nothing(), ExitStack() as held:
         everywhere = parallel.begin(own)
+        loaded = loaded if resume else fitted(loaded, parallel)
         parallel.lead(lambda: open_run(loaded, folder, resume, held))
         try:
             with own_randomness():

@@ -36,7 +36,7 @@ def apply_delay(
     mask = torch.zeros_like(tokens, dtype=torch.bool)
     for codebook, shift in enumerate(shifts):
         place = slice(1 + shift, 1 + shift + length)
-        tokens[:, codebook, place] = torch.where(real, codes[:, codebook], pad)
+        tokens[:, codebook, place] = codes[:, codebook].masked_fill(~real, pad)
         mask[:, codebook, place] = real
     return tokens, mask
 
