@@ -17,6 +17,7 @@ from transformers.models.speecht5.modeling_speecht5 import SpeechT5SpectrogramLo
 from tunesmith.errors import UserError
 from tunesmith.families._tiny import byte_tokenizer
 from tunesmith.families.speecht5 import tiny
+from tunesmith.families.speecht5 import vocoder as vocoder_module
 from tunesmith.families.speecht5._tiny import tiny_bundle, tiny_sound
 from tunesmith.formats.adapter import load_adapter, save_adapter
 from tunesmith.methods import full, lora
@@ -297,6 +298,29 @@ def test_a_batch_of_pieces_is_the_pieces_alone():
     for row, clip in enumerate(clips):
         alone = losses(bundle, bundle.collate([clip], [seeds[row]]))["vocoder"]
         torch.testing.assert_close(alone[0], together[row])
+
+
+def test_a_share_of_the_pieces_has_the_mels_that_the_model_says(monkeypatch: pytest.MonkeyPatch):
+    bundle: Any = tiny(0)
+    vocoder_cell("full", bundle)
+    batch = bundle.collate(mixed(bundle), [1, 2, 3])
+    said = torch.randn(3, batch.codes.shape[-1], 8, requires_grad=True)
+
+    def heard(share: float, mels: torch.Tensor) -> torch.Tensor:
+        monkeypatch.setattr(vocoder_module, "SAID", share)
+        return vocoder_module.vocoder_loss(
+            bundle.module.vocoder, bundle.module.sound, batch, 8, mels
+        )
+
+    given, own = heard(0.0, said), heard(1.0, said)
+    assert torch.equal(given, heard(0.0, 2 * said))
+    assert not torch.isclose(own, heard(1.0, 2 * said)).any()
+    recorded = batch.codes[:, :8].float().transpose(1, 2)
+    torch.testing.assert_close(heard(1.0, recorded), given)
+    own.sum().backward()
+    assert said.grad is None
+    some = heard(0.5, said)
+    assert all(one in (a, b) for one, a, b in zip(some, given, own, strict=True))
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")

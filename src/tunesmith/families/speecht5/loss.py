@@ -174,7 +174,7 @@ class SpeechT5Loss(LossModule):
         if self._guided:
             sums[ATTENTION] = self._off_diagonal(found.attentions, batch)
         if VOCODER in counts:
-            sums[VOCODER] = vocoder_loss(self.vocoder, self.sound, batch, self.bins)
+            sums[VOCODER] = vocoder_loss(self.vocoder, self.sound, batch, self.bins, found.after)
         return {name: (sums[name], counts[name]) for name in counts}
 
     def count(self, batch: Batch) -> Mapping[str, Tensor]:
