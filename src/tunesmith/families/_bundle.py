@@ -49,6 +49,10 @@ class LossModule(nn.Module, ABC):
         Known ahead, they let every slice of an accumulated, global batch be normalised by the whole.
         """
 
+    def norms(self) -> Sequence[nn.Module]:
+        """Layer norms whose results nothing but linears reads."""
+        return ()
+
     def static(self, batch: Batch) -> Batch | None:
         """The batch padded to one of few shapes, so that a step can be recorded for each and replayed.
 

@@ -2,8 +2,9 @@
 
 Autocast rounds a frozen float32 weight anew at each use, forward and back, and keeps no copy of it.
 Rounded once, the products are the same bits, the passes over memory are saved, and the weights take
-half of the room. What trains, and whatever stands outside of the seams (norms, embeddings, text encoder,
-codec), stays as it is.
+half of the room. What trains, and whatever stands outside of the seams (embeddings, text encoder, codec),
+stays as it is. A norm's result is rounded once too, where linears are all that read it: autocast would
+round it in each of them, and each would keep a copy.
 """
 
 from __future__ import annotations
@@ -25,8 +26,19 @@ class HalfLinear(nn.Linear):
         return F.linear(input.to(dtype), self.weight, self.bias).to(input.dtype)
 
 
+class HalfNorm(nn.LayerNorm):
+    """A layer norm computed in float32, whose result comes in autocast's precision while that is on."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        normed = super().forward(input)
+        kind = input.device.type
+        if not torch.is_autocast_enabled(kind):
+            return normed
+        return normed.to(torch.get_autocast_dtype(kind))
+
+
 def halve(bundle: Bundle, dtype: torch.dtype) -> int:
-    """Round the frozen float32 linears at a base's seams to ``dtype``, for good.
+    """Round the frozen float32 linears at a base's seams to ``dtype``, for good, and norms' results.
 
     Args:
         bundle: the base, with a method attached.
@@ -35,6 +47,9 @@ def halve(bundle: Bundle, dtype: torch.dtype) -> int:
     Returns:
         How many linears that were.
     """
+    for norm in bundle.module.norms():
+        if type(norm) is nn.LayerNorm:
+            norm.__class__ = HalfNorm
     done = 0
     places = {
         (site.component, path)
@@ -55,4 +70,4 @@ def halve(bundle: Bundle, dtype: torch.dtype) -> int:
     return done
 
 
-__all__ = ["HalfLinear", "halve"]
+__all__ = ["HalfLinear", "HalfNorm", "halve"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tunesmith.families._half import HalfLinear, halve
+from tunesmith.families._half import HalfLinear, HalfNorm, halve
 from tunesmith.families.musicgen import tiny
 from tunesmith.families.musicgen.loss import MusicgenLoss
 from tunesmith.methods import lora
@@ -110,7 +110,8 @@ def test_layer_drop_and_checkpointing_are_not_recorded(bundle: Any):
     assert bundle.module.static(batch_of(bundle)) is None
 
 
-def test_halved_weights_change_no_bit_under_autocast(bundle: Any):
+def test_halved_weights_change_no_bit_under_autocast(bundle: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(MusicgenLoss, "norms", lambda self: ())
     batch = batch_of(bundle)
     before, these = plain(bundle, batch, torch.bfloat16)
     assert (
@@ -120,6 +121,24 @@ def test_halved_weights_change_no_bit_under_autocast(bundle: Any):
     assert after == before
     assert all(torch.equal(found[name], these[name]) for name in these)
     assert all(p.dtype == torch.float32 for p in bundle.names.values())
+
+
+def test_norms_rounded_once_give_the_loss_to_the_bit(bundle: Any):
+    """Gradients of q, k and v meet in half precision then: close, no more."""
+    batch = batch_of(bundle)
+    before, these = plain(bundle, batch, torch.bfloat16)
+    wide = plain(bundle, batch)[1]
+    halve(bundle, torch.bfloat16)
+    after, found = plain(bundle, batch, torch.bfloat16)
+    assert after == before
+    norm = bundle.module.norms()[0]
+    assert type(norm) is HalfNorm
+    assert norm(torch.ones(1, norm.normalized_shape[0])).dtype == torch.float32
+
+    def off(some: dict[str, Any]) -> float:
+        return max(float((some[name] - one).norm() / one.norm()) for name, one in wide.items())
+
+    assert off(found) < 1.5 * off(these)
 
 
 def test_halved_weights_generate_outside_of_autocast(bundle: Any):

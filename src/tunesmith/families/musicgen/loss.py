@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import MusicgenForConditionalGeneration
 
@@ -98,6 +98,11 @@ class MusicgenLoss(LossModule):
                 continue
             hidden = layer(hidden, None, states, encoder_attention_mask=seen, use_cache=False)
         return decoder.layer_norm(hidden)
+
+    def norms(self) -> Sequence[nn.Module]:
+        names = ("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm")
+        layers = self.model.decoder.model.decoder.layers
+        return [getattr(layer, name) for layer in layers for name in names]
 
     def static(self, batch: Batch) -> Batch | None:
         decoder = self.model.decoder.model.decoder
