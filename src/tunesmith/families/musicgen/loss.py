@@ -90,7 +90,11 @@ class MusicgenLoss(LossModule):
         """
         seen = (seen | ~seen.any(dim=-1, keepdim=True))[:, None, None]
         embedded = sum(table(tokens[:, k]) for k, table in enumerate(decoder.embed_tokens))
-        hidden = embedded + decoder.embed_positions(tokens, 0).to(tokens.device)
+        # Read from the table: releases before 5.23 make the positions on the processor and send them.
+        places, length = decoder.embed_positions, tokens.shape[-1]
+        if length > len(places.weights):
+            places.make_weights(length, places.embedding_dim)
+        hidden = embedded + places.weights[:length]
         hidden = F.dropout(hidden, p=decoder.dropout, training=decoder.training)
         for layer in decoder.layers:
             # Drawn whether or not it is used, as the library does.
