@@ -177,7 +177,7 @@ def main() -> None:
     options.add_argument("--requests", type=int, default=1000)
     options.add_argument("--seed", type=int, default=0)
     args = options.parse_args()
-    count, first, room = (60, 8, 4) if args.quick else (args.requests, 48, 24)
+    count, first, room = (60, 8, 10) if args.quick else (args.requests, 48, 24)
     draw = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as name:
         folder, log = Path(name) / "jobs", Path(name) / "log"
