@@ -226,12 +226,12 @@ class Decoder:
     def _attend(
         self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, attention: Any
     ) -> Tensor:
-        query = query.view(-1, 1, self._heads, self._size).transpose(1, 2)
+        query = query.view(-1, self._heads, 1, self._size)
         prefix = attention._modules.get(JOINED)
         if prefix is not None:
             keys, values, mask = prefix(keys, values, mask, query)
         heard = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-        return heard.transpose(1, 2).reshape(-1, self._width)
+        return heard.reshape(-1, self._width)
 
 
 def _norm(x: Tensor, norm: Any) -> Tensor:

@@ -175,19 +175,21 @@ class Slots:
         places = torch.tensor(at, device=self._tokens.device)
         logits = self._decoder.step(self._tokens[self._numbers, :, places], places, max(at))
         conditional, unconditional = logits.chunk(2)
-        broken: list[int] = []
+        uniform, broken = self._uniform[self._numbers, places], []
         for settings, some, numbers in self._alike:
-            mixed = conditional[numbers]
+            mixed, without, drawn_by, now = conditional, unconditional, uniform, places
+            if len(some) < len(at):
+                mixed, without = mixed[numbers], without[numbers]
+                drawn_by, now = uniform[numbers], places[numbers]
             if settings.guidance != 1:
-                without = unconditional[numbers]
                 mixed = without + settings.guidance * (mixed - without)
             sums = mixed.sum((1, 2))
             if not bool(sums.isfinite().all()):
                 broken += [
                     slot for slot, ok in zip(some, sums.isfinite().tolist(), strict=True) if not ok
                 ]
-            drawn = pick(mixed, self._uniform[numbers, places[numbers]], settings)
-            following = places[numbers] + 1
+            drawn = pick(mixed, drawn_by, settings)
+            following = now + 1
             there = self._tokens[numbers, :, following]
             self._tokens[numbers, :, following] = torch.where(there == _FREE, drawn, there)
         return broken

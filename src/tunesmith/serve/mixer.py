@@ -266,7 +266,7 @@ class Mixer:
         with self._lock, torch.inference_mode(False), torch.no_grad():
             used = self._ask(weights)
             new = self._plan.static(weights, used)
-            self._kinds(new, weights)
+            self._kinds(new, weights, used)
             kept = self._static
             if kept is not None and _fits(kept, new):
                 for name in ("weights", "tokens", "ranks"):
@@ -294,14 +294,14 @@ class Mixer:
             return None if not self._opened else _moved(_base(weights), self.bundle.device)
         # On a GPU a product for each row costs a launch each.
         rows = self._plan.rows(weights, used, self._version, self.bundle.device.type == "cpu")
-        self._kinds(rows, weights)
+        self._kinds(rows, weights, used)
         return _moved(rows, self.bundle.device)
 
-    def _kinds(self, rows: Rows, weights: Tensor) -> None:
-        """Fill in what is not low-rank."""
+    def _kinds(self, rows: Rows, weights: Tensor, used: frozenset[int]) -> None:
+        """Fill in what is not low-rank, of the slots that any row asks for."""
         kinds: dict[str, list[int]] = {}
         for slot, opened in self._opened.items():
-            if rows.used is None or slot in rows.used:
+            if slot in used:
                 kinds.setdefault(opened.method, []).append(slot)
         rows.bottlenecks = tuple(sorted(kinds.get("bottleneck", ())))
         if prefixes := kinds.get("prefix"):
