@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -222,7 +223,7 @@ def check_files(folder: Path) -> None:
         UserError: a file is missing or not the one that was saved.
     """
     for component, expected in read_card(folder)["components"].items():
-        file = _file(folder, component)
+        file = tensors_file(folder, component)
         try:
             with file.open("rb") as stream:
                 found = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -240,7 +241,7 @@ def load_files(folder: Path) -> State:
     """
     state = {}
     for component in read_card(folder)["components"]:
-        file = _file(folder, component)
+        file = tensors_file(folder, component)
         try:
             state[component] = load_file(file)
         except (OSError, SafetensorError) as error:
@@ -248,7 +249,8 @@ def load_files(folder: Path) -> State:
     return state
 
 
-def _file(folder: Path, component: str) -> Path:
+def tensors_file(folder: Path, component: str) -> Path:
+    """Where the tensors of a component lie."""
     return folder / "adapter" / Path(component).name / _TENSORS
 
 
@@ -294,6 +296,11 @@ def beside_of(card: Mapping[str, Any], place: Path) -> list[Beside]:
     return found
 
 
+@lru_cache(maxsize=64)
+def _reader(config: type) -> TypeAdapter[Any]:
+    return TypeAdapter(config)  # making one takes longer than all of a small adapter's tensors
+
+
 def _settings(
     said: Mapping[str, Any], name: str, place: Path, kind: Literal["methods", "tasks"] = "methods"
 ) -> tuple[ModuleType, Any]:
@@ -309,7 +316,7 @@ def _settings(
     try:
         if foreign := sorted(settings.keys() - known):
             raise ValueError(f"unknown: {', '.join(foreign)}")
-        return method, TypeAdapter(method.Config).validate_python(settings)
+        return method, _reader(method.Config).validate_python(settings)
     except ValueError as error:  # pydantic's own is one
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise UserError(

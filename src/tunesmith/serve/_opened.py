@@ -12,9 +12,10 @@ from torch import Tensor
 
 from tunesmith.errors import UserError
 from tunesmith.families._bundle import Bundle
-from tunesmith.formats.adapter import TASK, beside_of, check_base, load_files, method_of
+from tunesmith.formats.adapter import TASK, beside_of, check_base, method_of
 from tunesmith.formats.blend import TOKENS, Part, low_rank
 from tunesmith.methods import bottleneck, prefix, textual_inversion
+from tunesmith.serve._mapped import mapped_files
 
 _KNOWN = ("bottleneck", "prefix", "textual_inversion")
 _BROKEN = "download or copy the adapter again"
@@ -81,7 +82,7 @@ def open_adapter(name: str, folder: Path, bundle: Bundle, table: Any) -> Opened:
             "in: rows without it could not share a batch",
             "serve it alone: `tunesmith generate --adapter`",
         )
-    state, factors = load_files(folder), {}
+    state, factors = mapped_files(folder), {}
     if kind not in _KNOWN:  # says what is not low-rank, and why it cannot be mixed
         factors = low_rank(Part(name, folder, 1.0), state, flat=True)[1]
     found = Opened(folder, kind, conditioning=card.get("conditioning") or {})
