@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,6 +58,8 @@ class Band:
         """
         if not prompt.strip():
             raise UserError("no prompt", "say what is to be heard")
+        if "torch" not in sys.modules:
+            on_event("phase", {"name": "loading PyTorch, which takes a while the first time"})
         from tunesmith.formats.sound import write_sound
         from tunesmith.tasks.generate import generate
 

@@ -16,7 +16,7 @@ from tunesmith.registry import COMPOSED, plugins
 from tunesmith.studio.band import Band
 from tunesmith.studio.places import Places
 from tunesmith.studio.shelf import Shelf
-from tunesmith.studio.shown import text
+from tunesmith.studio.shown import prose
 from tunesmith.studio.work import Work
 
 TICK_S = 1.0
@@ -65,7 +65,7 @@ def one_line(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _error(message: str) -> gr.Error:
     # Gradio would take the message for HTML, and file names may be in it.
-    lines = "<br>".join(text(line) for line in message.splitlines())
+    lines = "<br>".join(prose(line) for line in message.splitlines())
     return gr.Error(lines, duration=15, title="That did not work", print_exception=False)
 
 

@@ -20,6 +20,18 @@ _HEARD = 12
 """Players of one kind; the check page has the rest."""
 
 _STRETCH_S = 10.0
+_HERE = (
+    ("`tunesmith prepare --rights` keeps it", "'Rights in the recordings' above keeps it"),
+    ("`tunesmith prepare --rights`", "prepare it with 'Rights in the recordings'"),
+    (
+        "--consent 'who agreed to what, and when'",
+        "say under 'Consent' who agreed to what, and when",
+    ),
+    ("use --to peft", "choose the form 'PEFT adapter'"),
+    ("; run the same command again to go on", ""),
+    ("; run the same command again", ""),
+)
+"""What messages say of the command line, and where it stands on this page."""
 
 
 def text(words: Any) -> str:
@@ -27,9 +39,20 @@ def text(words: Any) -> str:
     return escape(str(words), quote=True)
 
 
+def prose(words: Any) -> str:
+    """Escaped; what messages say of the command line in the words of this page, commands as code."""
+    plain = str(words)
+    for command, here in _HERE:
+        plain = plain.replace(command, here)
+    parts = text(plain).split("`")
+    if len(parts) % 2 == 0:  # one alone is no pair
+        return text(plain)
+    return "".join(f"<code>{one}</code>" if n % 2 else one for n, one in enumerate(parts))
+
+
 def note(words: str, tone: str = "even") -> str:
     """A line that stands for itself."""
-    return f'<p class="note {tone}">{text(words)}</p>' if words else ""
+    return f'<p class="note {tone}">{prose(words)}</p>' if words else ""
 
 
 def clock(seconds: float) -> str:
@@ -91,8 +114,8 @@ def link(address: str, words: str) -> str:
 
 def verdict(word: str, tone: str, sentences: Iterable[str], mend: Iterable[str] = ()) -> str:
     """An answer with its reasons, and what to do."""
-    said = "".join(f"<p>{text(one)}</p>" for one in sentences)
-    todo = "".join(f"<li>{text(one)}</li>" for one in mend)
+    said = "".join(f"<p>{prose(one)}</p>" for one in sentences)
+    todo = "".join(f"<li>{prose(one)}</li>" for one in mend)
     todo = f"<p class='quiet'>To make it better:</p><ul>{todo}</ul>" if todo else ""
     return f'<div class="verdict {tone}"><h3>{text(word)}</h3>{said}{todo}</div>'
 
@@ -127,7 +150,7 @@ def data_report(result: Mapping[str, Any], root: Path, source: Path | None, shel
         ),
     ]
     findings = "".join(
-        f"<li>{text(one['what'])} {text(one['mend'])}</li>" for one in found["findings"]
+        f"<li>{prose(one['what'])} {prose(one['mend'])}</li>" for one in found["findings"]
     )
     if findings:
         out.append(f"<h4>What to look at</h4><ul>{findings}</ul>")
@@ -284,6 +307,7 @@ __all__ = [
     "pitfalls",
     "player",
     "previews",
+    "prose",
     "status",
     "takes",
     "text",

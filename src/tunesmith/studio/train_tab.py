@@ -132,7 +132,10 @@ def train_tab(studio: Studio, demo: gr.Blocks, tab: gr.Tab) -> None:
             idle = news(seen, "status", shown.note("No run yet."))
             return seen, idle, *blank, gr.Timer(TICK_S, active=False)
         folder = places.folder("runs", name)
-        said = shown.status(work.of(f"train/{name}"), _standing(folder)) + _report(studio, folder)
+        piece = work.of(f"train/{name}")
+        said = shown.status(piece, _standing(folder)) + _report(studio, folder)
+        if piece is not None and piece.state == "stopped":
+            said += shown.note(_standing(folder))
         log = folder / "metrics.jsonl"
         size = (name, log.stat().st_size if log.is_file() else 0)
         drawn = wrong = gr.skip()

@@ -197,6 +197,7 @@ def elsewhere(call: str, **arguments: Any) -> Target:
 
     def target(stop: StopFlag, on_event: OnEvent) -> Any:
         job = Job("work", call, arguments)
+        on_event("phase", {"name": "opening a process of its own, and PyTorch in it"})
         # With one worker the job would run here; of two only one is made, with half of the cores.
         return run_jobs([job], workers=2, stop=stop, on_event=on_event)[job.name]
 

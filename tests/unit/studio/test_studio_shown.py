@@ -54,6 +54,16 @@ def test_a_status_tells_how_far_work_is_and_how_it_ended():
     assert "Nothing yet" in shown.status(None, "Nothing yet") and shown.status(None) == ""
 
 
+def test_messages_speak_of_the_page_and_not_of_the_command_line():
+    html = shown.note("no rights: `tunesmith prepare --rights` keeps it, or `tunesmith check`")
+    assert "Rights in the recordings" in html and "--rights" not in html
+    assert "<code>tunesmith check</code>" in html
+    assert shown.prose("one ` alone") == "one ` alone"
+    assert _harmless(shown.prose(f"`{HOSTILE}`")) and _harmless(shown.prose(HOSTILE))
+    piece = Piece("k", "Training mine", state="stopped", error="stopped; run the same command again")
+    assert "command" not in shown.status(piece)
+
+
 def test_a_data_report_has_the_verdict_and_players_with_their_reasons(tmp_path):
     root, source = tmp_path / "set", tmp_path / "in"
     _sound(root / "train" / "a.flac")
