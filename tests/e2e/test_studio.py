@@ -181,6 +181,74 @@ def test_from_a_folder_of_recordings_to_a_blend_that_is_heard(studio, browser, r
     page.close()
 
 
+def test_stop_and_resume_listen_export_and_upload(studio, browser, recordings):
+    run = studio.folder / "runs" / "mine"
+    if not (run / "adapter.json").is_file():
+        pytest.skip("the test before makes the run")
+    one = Page(browser, studio.address)
+    page = one.page
+
+    one.tab("Train")
+    page.get_by_label("Name of the run").fill("again")
+    page.locator("#train-steps input, #train-steps textarea").fill("60")
+    page.get_by_text("More settings").nth(1).click()
+    page.locator("#train-words textarea").fill(
+        "method.rank=2\npreview.seconds=1\npreview.count=1\ntrain.batch_size=2"
+    )
+    page.click("#train")
+    page.locator("#train-status").get_by_text("of 60", exact=False).wait_for()
+    page.click("#train-stop")
+    page.locator("#train-status").get_by_text("Resume goes on", exact=False).wait_for()
+    assert not (studio.folder / "runs" / "again" / "adapter.json").exists()
+    page.click("#train-resume")
+    page.locator("#train-status").get_by_text("Going on with again", exact=False).wait_for()
+    page.locator("#train-status").get_by_text("of 60", exact=False).wait_for()
+    page.click("#train-stop")
+    page.locator("#train-status").get_by_text("Resume goes on", exact=False).wait_for()
+
+    one.tab("Listen")
+    page.locator("#sides input").click()
+    page.get_by_role("option", name="mine", exact=True).click()
+    page.keyboard.press("Escape")
+    page.get_by_label("Items").fill("2")
+    page.get_by_label("Seconds of each").last.fill("1")
+    page.click("#make-test")
+    page.locator("#listen-status").get_by_text("done in", exact=False).wait_for()
+    page.click("#serve-test")
+    page.wait_for_selector("#links li a")
+    address = str(page.locator("#links li a").first.get_attribute("href")).partition("#")[0]
+    status, body = fetched(address)
+    assert status == 200 and b"<html" in body
+    page.get_by_role("button", name="Stop showing").click()
+    page.locator("#links").get_by_text("Or in a terminal", exact=False).wait_for()
+    page.click("#results")
+    page.locator("#found").get_by_text("Nobody has answered", exact=False).wait_for()
+
+    one.tab("Export")
+    page.locator("#export-adapter input").click()
+    page.get_by_role("option", name="mine", exact=True).click()
+    page.locator("#form input").click()
+    page.get_by_role("option", name="PEFT adapter", exact=True).click()
+    page.get_by_label("Name", exact=True).last.fill("PEFT")
+    page.click("#export")
+    page.locator("#export-status").get_by_text("done in", exact=False).wait_for()
+    assert list((studio.folder / "exports" / "PEFT").rglob("adapter_model.safetensors"))
+    page.click("#show-card")
+    page.wait_for_function("document.querySelector('#card textarea')?.value.includes('# mine')")
+
+    one.tab("Data")
+    page.get_by_text("Or upload them").click()
+    files = [str(file) for file in sorted(recordings.iterdir())[:4]]
+    page.set_input_files("input[type=file]", files)
+    page.get_by_text(Path(files[0]).name, exact=False).first.wait_for()
+    page.get_by_label("Name of the data set").fill("sent")
+    page.click("#prepare")
+    page.locator("#data-status").get_by_text("Preparing sent: done", exact=False).wait_for()
+    assert (studio.folder / "data" / "sent" / "train" / "metadata.jsonl").is_file()
+    assert one.faults == []
+    page.close()
+
+
 def test_every_tab_fits_a_phone(studio, browser):
     one = Page(browser, studio.address, width=390)
     assert one.fits()
