@@ -50,6 +50,15 @@ def test_seeded_by_name_alone(variant: Variant):
     assert first.base_hash != other.base_hash
 
 
+def test_the_codec_follows_the_module_to_another_device(variant: Variant):
+    made: Any = variant.make()
+    if not hasattr(made, "codec"):
+        pytest.skip("its codec is a part of the module")
+    assert made.codec is not None  # in memory before, as when the linears are quantised afterwards
+    made.module.to("meta")
+    assert {one.device.type for one in made.codec.parameters()} == {"meta"}
+
+
 def test_nothing_trains_before_a_method_says_so(bundle: Bundle):
     assert not any(parameter.requires_grad for parameter in bundle.module.parameters())
 

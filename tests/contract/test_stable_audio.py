@@ -359,3 +359,10 @@ def test_what_is_cached_is_not_shared_with_another_family(tmp_path: Path):
         found = encode(clips, bundle)[0]
         assert found.text.keys() == bundle.encode_text(["x"])[0].keys()
         assert found.codes.shape[0] == (4 if bundle is theirs else 8)
+
+
+def test_positions_made_while_sampling_serve_training_too():
+    bundle: Any = tiny(0)
+    with torch.inference_mode():  # on another device, where they are copied to
+        made = bundle.module.rotary(8, torch.device("meta"))
+    assert not any(one.is_inference() for one in made)

@@ -42,9 +42,10 @@ class PartsBundle(Bundle):
 
     @property
     def codec(self) -> Any:
-        """The codec, loaded if it is not there."""
+        """The codec, loaded if it is not there; it follows the module to another device."""
         if self._codec is None:
             self._codec = self._load_codec()
+        if next(self._codec.parameters()).device != self.device:
             self._codec.to(self.device)
         return self._codec.eval()
 

@@ -108,6 +108,8 @@ class AceStepBundle(LatentBundle):
             self._codec.use_tiling = True
             self._codec.tile_latent_min_length = _PART
             self._codec.tile_sample_min_length = _PART * self.hop
+        if next(self._codec.parameters()).device != self.device:
+            self._codec.to(self.device)
         return self._codec.eval()
 
     # --- in ---

@@ -135,7 +135,7 @@ class StableAudioLoss(LossModule):
                 cos, sin = get_1d_rotary_pos_embed(
                     self._rotary_size, frames + 1, use_real=True, repeat_interleave_real=False
                 )
-            self._rotary[key] = (cos.to(device), sin.to(device))
+                self._rotary[key] = (cos.to(device), sin.to(device))
         return self._rotary[key]
 
     def forward(self, batch: Batch) -> Loss:
