@@ -9,6 +9,12 @@ from typing import Any
 LONG = 160
 """Steps where forgetting is provoked."""
 
+SHORTER = {"pocket-diffusion": {"train.steps": 40, "train.eval_every": 20}}
+"""What all runs on another base have: a step and a take cost it several times as much."""
+
+FEWER = {"pocket-diffusion": 64}
+"""Takes a model on another base."""
+
 NO_VALIDATION = -1
 """Training clips of a technique: all, with none set aside, so that the last weights are kept."""
 
@@ -113,4 +119,4 @@ RATES: dict[str, dict[str, dict[str, Any]]] = {
 }
 """What a technique has in the place of its own settings on another base."""
 
-__all__ = ["LONG", "NO_VALIDATION", "RATES", "TECHNIQUES", "Technique"]
+__all__ = ["FEWER", "LONG", "NO_VALIDATION", "RATES", "SHORTER", "TECHNIQUES", "Technique"]

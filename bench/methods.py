@@ -22,7 +22,7 @@ import torch
 
 from bench._methods import train_one
 from bench._results import Row, parser, record
-from bench._techniques import LONG, NO_VALIDATION, RATES, TECHNIQUES, Technique
+from bench._techniques import FEWER, LONG, NO_VALIDATION, RATES, SHORTER, TECHNIQUES, Technique
 from tunesmith.data import prepare
 from tunesmith.data.load import load_dataset
 from tunesmith.demo import CLIPS
@@ -125,6 +125,7 @@ class Bench:
             "train.batch_size": BATCH,
             "preview.every": 0,
             "train.steps": STEPS,
+            **SHORTER.get(self.base, {}),
             **technique.settings,
             **RATES.get(self.base, {}).get(technique.name, {}),
             **({"train.steps": 4, "train.eval_every": 2} if self.quick else {}),
@@ -133,7 +134,8 @@ class Bench:
     def takes(self, technique: Technique) -> int:
         """Takes a model: fewer where only the order of rows among themselves matters."""
         few = technique.group in ("ranks", "amounts")
-        return min(len(self.captions), FEW_TAKES if few else TAKES)
+        most = FEW_TAKES if few else FEWER.get(self.base, TAKES)
+        return min(len(self.captions), most)
 
     def run(self, technique: Technique, seed: int) -> Path:
         return self.work / "runs" / f"{technique.name}-{seed}"
@@ -153,7 +155,7 @@ class Bench:
         takes = self.work / "takes"
         found = [
             Job("base", sing, common | {"out": str(takes / "base"), "run": None,
-                "prompts": self.captions}),
+                "prompts": self.captions[: FEWER.get(self.base, TAKES)]}),
             Job("codec", "tunesmith.evaluation.takes:through_codec",
                 {"out": str(takes / "codec"), "base": self.base, "files": list(map(str, self.held_out))}),
         ]  # fmt: skip
@@ -280,9 +282,10 @@ def _qlora_rows(found: Mapping[str, Found]) -> list[Row]:
 
 def notes_of(base: str) -> str:
     """The conditions of a table."""
-    of_takes = f"{TAKES} takes a model, {TAKES} held-out clips. "
+    steps = SHORTER.get(base, {}).get("train.steps", STEPS)
+    of_takes = f"{FEWER.get(base, TAKES)} takes a model, {TAKES} held-out clips. "
     where = _ON_CUDA if torch.cuda.is_available() else _ON_CPU
-    return f"{STEPS} steps of {BATCH} clips for every technique, {of_takes}{_NOTES}{where}" + (
+    return f"{steps} steps of {BATCH} clips for every technique, {of_takes}{_NOTES}{where}" + (
         _PRIORS if base == "pocket" else ""
     )
 
