@@ -40,7 +40,7 @@ class Decoder:
 
     Attributes:
         codebooks, codes: K and V.
-        device: where it lives.
+        device: where it lives; ``dtype``, of its numbers.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Decoder:
         self._width, self._heads = int(config.hidden_size), int(config.num_attention_heads)
         self._size = self._width // self._heads
         tables = joined([one.weight for one in inner.embed_tokens])
-        device, self._dtype = tables.device, tables.dtype
+        device, self.dtype = tables.device, tables.dtype
         self.device = device
         self._tables = tables
         self._offsets = torch.arange(self.codebooks, device=device) * (self.codes + 1)
@@ -72,9 +72,7 @@ class Decoder:
         self._text_mask = torch.full((rows, self._texts), -torch.inf, device=device)
         self._views: dict[tuple[int, int], list[tuple[Tensor, ...]]] = {}
         layers, self._wide = list(inner.layers), 2 * self._width
-        own = torch.zeros(
-            len(layers), rows, positions, self._wide, device=device, dtype=self._dtype
-        )
+        own = torch.zeros(len(layers), rows, positions, self._wide, device=device, dtype=self.dtype)
         self._own, self._text = own, own.new_zeros(len(layers), rows, self._texts, self._wide)
         self._layers = [
             layer_of(plain, own, text, int8=int8)
@@ -96,29 +94,31 @@ class Decoder:
     # --- slots ---
 
     @torch.inference_mode()
-    def begin(self, slot: int, states: Tensor, mask: Tensor) -> None:
-        """Give a slot its text. A mixer is in use with the slot's row alone.
+    def begin(self, slots: int | list[int], states: Tensor, mask: Tensor) -> None:
+        """Give n slots their texts. A mixer is in use with the slots' rows alone.
 
         Args:
-            slot: which.
-            states: ``[2, L, D]``, projected: with the text and without.
-            mask: ``[2, L]``, 1 where a state is seen.
+            slots: which; one, or several whose texts are padded to one length.
+            states: ``[2 n, L, D]``, projected: those with the text, then those without.
+            mask: ``[2 n, L]``, 1 where a state is seen.
         """
+        slots = [slots] if isinstance(slots, int) else slots
         states, mask = self._module.joined_text(states, mask)
         length = states.shape[1]
         self._make_room(length)
-        lowest = torch.finfo(self._dtype).min
+        lowest = torch.finfo(self.dtype).min
         if mask.dim() == 2:
             # Not −∞: a row that sees nothing still has to have a sum. What it sees is zero.
             mask = torch.where(mask.bool(), 0.0, lowest)[:, None, None]
-        rows = self._rows(slot)
+        rows = torch.tensor([*slots, *(self.slots + slot for slot in slots)], device=self.device)
         self._text_mask[rows] = -torch.inf
         self._text_mask[rows, :length] = mask[:, 0, 0].clamp(min=lowest).to(self._text_mask)
-        made = self._text_products(states).view(2, length, len(self._layers), self._wide)
+        made = self._text_products(states).view(len(rows), length, len(self._layers), self._wide)
         self._text[:, rows, length:] = 0
         self._text[:, rows, :length] = made.permute(2, 0, 1, 3)
-        self._lengths[slot] = length
-        self._heard[slot] = length
+        for slot in slots:
+            self._lengths[slot] = length
+        self._heard[rows[: len(slots)]] = length
 
     def end(self, slot: int) -> None:
         """The slot is free."""
@@ -196,10 +196,10 @@ class Decoder:
         width = self._width
         x = torch.cat([x, x])
         both = torch.cat([places, places])
-        mask = torch.zeros((len(both), seen), dtype=self._dtype, device=x.device)
+        mask = torch.zeros((len(both), seen), dtype=self.dtype, device=x.device)
         mask.masked_fill_(self._span[:seen] > both[:, None], -torch.inf)
         mask = mask[:, None, None]
-        text_mask = self._text_mask[:, None, None, :texts].to(self._dtype)
+        text_mask = self._text_mask[:, None, None, :texts].to(self.dtype)
         where = self._begins + both
         for layer, (keys, values, text_keys, text_values) in zip(
             self._layers, self._views[key], strict=True

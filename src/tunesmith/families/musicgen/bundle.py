@@ -120,6 +120,25 @@ class MusicgenBundle(SequentialBundle):
         encoder.train(was_training)
         return states
 
+    @torch.no_grad()
+    def encode_text_together(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """States ``[B, S, D]`` of captions in one pass, where they are, and which are seen, ``[B, S]``.
+
+        The last bits of a state depend on what is encoded beside it, as those of no :meth:`encode_text` do.
+        An empty caption is not seen at all.
+        """
+        ids = [torch.tensor(self._words.ids(caption)) for caption in captions]
+        padded = nn.utils.rnn.pad_sequence(ids, True, self.tokenizer.pad_token_id or 0)
+        lengths = torch.tensor([len(one) for one in ids])
+        present = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
+        mask = present * torch.tensor([[int(caption != "")] for caption in captions])
+        encoder = self.module.model.text_encoder
+        was_training = encoder.training
+        encoder.eval()
+        found = encoder(input_ids=padded.to(self.device), attention_mask=present.to(self.device))
+        encoder.train(was_training)
+        return found.last_hidden_state, mask.to(self.device)
+
     def collate(
         self, examples: Sequence[Example], seeds: Sequence[int], drop: float = 0.0
     ) -> Batch:
