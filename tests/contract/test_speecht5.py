@@ -290,6 +290,17 @@ def test_the_vocoder_learns_and_nothing_else(method: str, tmp_path: Path):
     same_bits(bits(again), before)
 
 
+def test_only_the_vocoder_learns_at_its_own_rate():
+    bundle: Any = tiny(0)
+    config = lora.Config(rank=4, roles=("self_attention", "vocoder"), vocoder_rate=3.0)
+    adapter = lora.attach(bundle, config)
+    rates = adapter.rates()
+    assert set(rates.values()) == {3.0}
+    assert rates.keys() == {n for n in adapter.parameters() if n.startswith("vocoder/")}
+    assert rates.keys() < adapter.parameters().keys()
+    assert lora.check(tiny(0), lora.Config(vocoder_rate=0.0))[0].key == "method.vocoder_rate"
+
+
 def test_a_batch_of_pieces_is_the_pieces_alone():
     bundle: Any = tiny(0)
     vocoder_cell("full", bundle)
@@ -320,7 +331,8 @@ def test_a_share_of_the_pieces_has_the_mels_that_the_model_says(monkeypatch: pyt
     own.sum().backward()
     assert said.grad is None
     some = heard(0.5, said)
-    assert all(one in (a, b) for one, a, b in zip(some, given, own, strict=True))
+    assert not torch.equal(some, given)
+    assert not torch.equal(some, own)
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
@@ -345,7 +357,8 @@ def test_plain_peft_opens_both_parts(tmp_path: Path):
         torch.testing.assert_close(theirs.last_hidden_state, ours, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(opened_vocoder.eval()(mels), bundle.module.vocoder(mels))
         assert not torch.allclose(base, ours, atol=1e-2)
-        assert not torch.allclose(wave, bundle.module.vocoder(mels), atol=1e-4)
+        # Of a vocoder that nothing taught sound is faint: its change is told by its own size.
+        assert not torch.allclose(wave, bundle.module.vocoder(mels), rtol=0.1, atol=0.0)
 
 
 def test_what_a_vocoder_learned_is_not_blended():

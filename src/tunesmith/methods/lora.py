@@ -7,19 +7,27 @@ s = alpha / r, or alpha / √r with rsLoRA (Kalajdzievski 2023, arXiv:2312.03732
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from peft import LoraConfig, PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer, LoraModel
 from torch import Tensor, nn
 
-from tunesmith.errors import Fault, UserError, did_you_mean
+from tunesmith.errors import Fault, UserError
 from tunesmith.families._bundle import Bundle
 from tunesmith.methods._adapter import Adapter, State, match_keys, seeded
 from tunesmith.methods._lora_linear import LoraLinear
+from tunesmith.methods._lora_targets import (
+    ROLES,
+    TARGETS,
+    Config,
+    linears,
+    nearest,
+    shape,
+    target_paths,
+)
 from tunesmith.methods._low_rank import Factors, padded
-from tunesmith.types import Site
 
 SPEC = {
     "summary": "low-rank adapters on attention (and feed-forward on request), through PEFT",
@@ -39,114 +47,9 @@ SPEC = {
     },
 }
 
-TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
-_CONVOLUTIONS = "vocoder"
-"""A role of convolutions, all of which are targets: A is ``[r, k, w]``, B ``[d, r, 1]``."""
 _NAME = "default"
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 _PREFIX = "base_model."  # what PEFT puts before a name when a whole model is saved
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """Settings of ``method: lora``.
-
-    Attributes:
-        rank: r. 4 for subtle shifts, 16 for a genre or instrument, 64 for a new domain, 128 near full.
-        alpha: numerator of the scale; 0 means the rank itself (scale 1, or √r with rsLoRA).
-        dropout: of the adapter's input, while training.
-        rslora: scale by alpha/√r, which keeps high ranks from learning slower.
-        dora: train magnitudes apart; slower, often better at low ranks.
-        targets: which linears: q, k, v, o of attentions; gate (where there is one), up, down of
-            feed-forwards.
-        roles: which seams; self_attention, cross_attention, feed_forward, vocoder.
-        paths: exact linears as component/path, instead of targets and roles; what blending, extracting and
-            importing write.
-    """
-
-    rank: int = 16
-    alpha: float = 0.0
-    dropout: float = 0.0
-    rslora: bool = False
-    dora: bool = False
-    targets: tuple[str, ...] = ("q", "k", "v")
-    roles: tuple[str, ...] = ("self_attention", "cross_attention", "feed_forward")
-    paths: tuple[str, ...] = ()
-
-    @property
-    def scale(self) -> float:
-        """s in W + s·BA."""
-        alpha = self.alpha or float(self.rank)
-        return alpha / (self.rank**0.5 if self.rslora else self.rank)
-
-
-def _outputs(site: Site) -> str:
-    return "down" if site.role == "feed_forward" else "o"
-
-
-def _named(site: Site) -> dict[str, str]:
-    """``{q, k, v, o, up or down: path}`` of a site's linears."""
-    return dict(site.inputs) | ({_outputs(site): site.output} if site.output else {})
-
-
-def linears(bundle: Bundle) -> dict[str, tuple[int, int]]:
-    """``{"component/path": (d, k)}`` of each linear that can carry an adapter.
-
-    Those are the linears of the sites and all of the text encoder's. Others, such as MusicGen's
-    heads, may be read as plain weights, past any adapter on them.
-    """
-    found = {
-        f"{site.component}/{path}": _shape(bundle, site.component, path)
-        for site in bundle.sites_of(SPEC["roles"])
-        if site.role != _CONVOLUTIONS
-        for path in _named(site).values()
-    }
-    if "text_encoder" in bundle.components:
-        for path, module in bundle.components["text_encoder"].named_modules():
-            if isinstance(module, nn.Linear) and path:
-                found[f"text_encoder/{path}"] = _shape(bundle, "text_encoder", path)
-    return found
-
-
-def target_paths(bundle: Bundle, config: Config) -> dict[str, list[str]]:
-    """``{component: [path of each linear that gets an adapter]}``.
-
-    Raises:
-        UserError: a path of ``config.paths`` that the base does not have.
-    """
-    found: dict[str, list[str]] = {}
-    if config.paths:
-        known = linears(bundle)
-        for name in config.paths:
-            if name not in known:
-                raise UserError(f"the base has no linear '{name}'", _nearest(name, known))
-            component, path = name.split("/", 1)
-            found.setdefault(component, []).append(path)
-        return found
-    for site in bundle.sites_of(config.roles):
-        if site.role not in SPEC["roles"]:
-            continue
-        every = site.role == _CONVOLUTIONS
-        paths = [path for short, path in _named(site).items() if every or short in config.targets]
-        # Once each: a linear that makes queries, keys and values goes by three names.
-        found.setdefault(site.component, []).extend(dict.fromkeys(paths))
-    return {component: paths for component, paths in found.items() if paths}
-
-
-def _nearest(name: str, known: Mapping[str, Any]) -> str:
-    close = did_you_mean(name, known)
-    some = ", ".join(sorted(known)[:2])
-    # There are hundreds: two show the form.
-    return close if close.startswith("did") else f"there are e.g. {some}"
-
-
-def _shape(bundle: Bundle, component: str, path: str) -> tuple[int, int]:
-    """``(d, k)`` of a linear; k of a convolution is channels times width of its kernel."""
-    linear: Any = bundle.components[component].get_submodule(path)
-    if isinstance(linear, nn.Conv1d):
-        return linear.out_channels, linear.in_channels * linear.kernel_size[0]
-    # Not the weight's own shape: four-bit weights are packed.
-    return int(linear.out_features), int(linear.in_features)
 
 
 def check(bundle: Bundle, config: Config) -> list[Fault]:
@@ -158,9 +61,9 @@ def check(bundle: Bundle, config: Config) -> list[Fault]:
                 Fault("method.targets", f"no target '{target}'", f"known: {', '.join(TARGETS)}")
             )
     for role in config.roles:
-        if role not in SPEC["roles"]:
+        if role not in ROLES:
             faults.append(
-                Fault("method.roles", f"lora has no use for '{role}'", f"known: {SPEC['roles']}")
+                Fault("method.roles", f"lora has no use for '{role}'", f"known: {list(ROLES)}")
             )
     if config.rank < 1:
         faults.append(Fault("method.rank", f"{config.rank} is below 1", "usual: 4, 16, 64, 128"))
@@ -170,10 +73,14 @@ def check(bundle: Bundle, config: Config) -> list[Fault]:
         )
     if config.alpha < 0:
         faults.append(Fault("method.alpha", f"{config.alpha} is below 0", "usual: the rank"))
+    if config.vocoder_rate <= 0:
+        faults.append(
+            Fault("method.vocoder_rate", f"{config.vocoder_rate} is not above 0", "usual: 1 to 3")
+        )
     known = linears(bundle) if config.paths else {}
     if unknown := [name for name in config.paths if name not in known]:
         return faults + [
-            Fault("method.paths", f"the base has no linear '{name}'", _nearest(name, known))
+            Fault("method.paths", f"the base has no linear '{name}'", nearest(name, known))
             for name in unknown
         ]
     paths = target_paths(bundle, config)
@@ -181,7 +88,7 @@ def check(bundle: Bundle, config: Config) -> list[Fault]:
         faults.append(
             Fault("method.targets", "no linear of this base is chosen", "usual: [q, k, v]")
         )
-    sizes = {min(_shape(bundle, part, path)): path for part, some in paths.items() for path in some}
+    sizes = {min(shape(bundle, part, path)): path for part, some in paths.items() for path in some}
     if sizes and config.rank > min(sizes):
         smallest = min(sizes)
         faults.append(
@@ -254,6 +161,13 @@ class LoraAdapter(Adapter):
             for name, parameter in tuner.model.named_parameters()
             if parameter.requires_grad and "lora_" in name  # others may train beside it
         }
+
+    def rates(self) -> dict[str, float]:
+        factor = self.config.vocoder_rate
+        if factor == 1:
+            return {}
+        # Of convolutions, both parts have a kernel's axis; of linears, neither.
+        return {name: factor for name, one in self.parameters().items() if one.dim() == 3}
 
     def state(self) -> State:
         return {
@@ -382,7 +296,7 @@ def parameter_count(bundle: Bundle, config: Config) -> int:
     total = 0
     for component, paths in target_paths(bundle, config).items():
         for path in paths:
-            rows, columns = _shape(bundle, component, path)
+            rows, columns = shape(bundle, component, path)
             total += config.rank * (rows + columns) + (rows if config.dora else 0)
     return total
 
