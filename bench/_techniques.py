@@ -12,7 +12,7 @@ LONG = 160
 SHORTER = {"pocket-diffusion": {"train.steps": 40, "train.eval_every": 20}}
 """What all runs on another base have: a step and a take cost it several times as much."""
 
-FEWER = {"pocket-diffusion": 64}
+FEWER = {"pocket-diffusion": 32}
 """Takes a model on another base."""
 
 NO_VALIDATION = -1
