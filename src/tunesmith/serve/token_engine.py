@@ -332,10 +332,10 @@ class TokenEngine(ThreadedEngine[_Row]):
 
     def _release(self, slot: int) -> None:
         self._sequences.end(slot)
-        with self._adapting:
-            if bool(self._weights[slot].any()):
+        if bool(self._weights[slot].any()):  # only this thread writes them
+            with self._adapting:
                 self._weights[slot] = 0
-            self._mixer.set_rows(self._weights)
+                self._mixer.set_rows(self._weights)
 
 
 __all__ = ["TokenEngine"]

@@ -116,6 +116,36 @@ def test_sounds_decoded_together_are_those_decoded_alone() -> None:
         assert abs(alone).max() > 1e-3
 
 
+def test_texts_read_together_are_heard_as_those_read_alone() -> None:
+    bundle = tiny(0)
+    prompts = ["a waltz", "", "slow strings and a lone trumpet over the rain"]
+    module, found = bundle.module.eval(), []
+    for together in (False, True):
+        decoder = Decoder(module, 4, 20)
+        slots = [2, 0, 3]
+        with torch.no_grad():
+            if together:
+                states, mask = bundle.encode_text_together(prompts)
+                parts = [(slots, states, mask)]
+            else:
+                texts = bundle.encode_text(prompts)
+                masks = [
+                    torch.full((1, len(t["ids"])), int(p != ""))
+                    for t, p in zip(texts, prompts, strict=True)
+                ]
+                parts = [
+                    ([s], t["states"][None], m) for s, t, m in zip(slots, texts, masks, strict=True)
+                ]
+            for some, states, mask in parts:
+                states, mask = module.text_states({"states": states, "mask": mask}, fresh=True)
+                decoder.begin(some, torch.cat([states, 0 * states]), torch.cat([mask, 0 * mask]))
+        tokens, places = torch.arange(16).view(4, 4), torch.zeros(4, dtype=torch.long)
+        logits = decoder.step(tokens, places, 0).clone()
+        found.append(logits[[2, 0, 3, 6, 4, 7]])
+    assert torch.allclose(*found, atol=1e-5)
+    assert (found[0][0] - found[0][2]).abs().max() > 1e-3  # what is said matters
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="kernels for a GPU")
 def test_kernels_of_our_own_are_as_near_as_the_librarys() -> None:
     from torch.nn import functional as F
@@ -123,23 +153,25 @@ def test_kernels_of_our_own_are_as_near_as_the_librarys() -> None:
     from tunesmith.serve import _kernels as kernels
 
     torch.manual_seed(0)
-    size, device = kernels.PART * 2, torch.device("cuda")
+    size, device = 1024, torch.device("cuda")
     for rows in (2, 32):
         x = torch.randn(rows, size, device=device, dtype=torch.bfloat16) + 0.5
         weight = torch.randn(64, size, device=device, dtype=torch.bfloat16) / size**0.5
         norm = torch.nn.LayerNorm(size, device=device, dtype=torch.bfloat16)
         torch.nn.init.normal_(norm.weight, 1, 0.2)
         torch.nn.init.normal_(norm.bias, 0, 0.2)
-        out = torch.ones(rows, 64, device=device, dtype=torch.bfloat16)
         made = kernels.Norm(norm, weight)
-        kernels.product(x, weight, out, norm=made, activation="gelu", add=True)
-        exact = F.gelu(F.linear(norm.float()(x.float()), weight.float())) + 1
-        assert float((out.float() - exact).norm() / exact.norm()) < 0.01
+        scaled = F.layer_norm(x.float(), (size,), made.gain.float(), made.bias.float(), norm.eps)
+        exact = F.gelu(F.linear(scaled, weight.float())) + 1
+        for way in (kernels.LIBRARY, *kernels.ways(rows, size)):
+            out = torch.ones(rows, 64, device=device, dtype=torch.bfloat16)
+            kernels.product(x, weight, out, way, norm=made, activation="gelu", add=True)
+            assert float((out.float() - exact).norm() / exact.norm()) < 0.01, way
         cache = torch.randn(rows, 300, 4 * 64, device=device, dtype=torch.bfloat16)
         query = torch.randn(rows, 6 * 64, device=device, dtype=torch.bfloat16)
         heard = torch.empty(rows, 2 * 64, device=device, dtype=torch.bfloat16)
         lengths = torch.arange(rows // 2, device=device) * 17
-        kernels.attend(query, cache, lengths, heard, 64)
+        kernels.attend(query, cache, lengths, heard, 64, kernels.spans(rows)[0])
         for row in range(rows):
             length = int(lengths[row % len(lengths)])
             assert torch.equal(cache[row, length], query[row, 2 * 64 :])
