@@ -38,7 +38,9 @@ _RUNTIME_CPU = 550 * _MIB
 _HEAP, _HEAP_LARGE = 2.0, 1.2
 # What is computed anew in the backward pass is freed at once, yet most of the heap grows all the same.
 _HEAP_RECOMPUTED = 0.65
-_RUNTIME_CUDA = 96 * _MIB  # workspaces of the matrix products, measured; the context itself is not allocated
+_RUNTIME_CUDA = (
+    96 * _MIB
+)  # workspaces of the matrix products, measured; the context itself is not allocated
 _HEARD = (2.0, 3.0)  # seconds that the codec is tried with
 _CUDA_BLOCK = 512  # the caching allocator's unit
 

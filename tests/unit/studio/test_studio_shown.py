@@ -60,7 +60,9 @@ def test_messages_speak_of_the_page_and_not_of_the_command_line():
     assert "<code>tunesmith check</code>" in html
     assert shown.prose("one ` alone") == "one ` alone"
     assert _harmless(shown.prose(f"`{HOSTILE}`")) and _harmless(shown.prose(HOSTILE))
-    piece = Piece("k", "Training mine", state="stopped", error="stopped; run the same command again")
+    piece = Piece(
+        "k", "Training mine", state="stopped", error="stopped; run the same command again"
+    )
     assert "command" not in shown.status(piece)
 
 
