@@ -226,13 +226,8 @@ def check_files(folder: Path) -> None:
     for component, expected in read_card(folder)["components"].items():
         file = tensors_file(folder, component)
         try:
-            # Mapped: hashed at once, which leaves other threads alone, and without a copy.
-            with (
-                file.open("rb") as stream,
-                mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as memory,
-            ):
-                found = hashlib.sha256(memory).hexdigest()
-        except (OSError, ValueError) as error:  # an empty file cannot be mapped
+            found = _sha256(file)
+        except OSError as error:
             raise _unreadable(file, error) from None
         if found != expected:
             raise UserError(f"{file} is not what was saved", "download or copy the adapter again")
@@ -252,6 +247,15 @@ def load_files(folder: Path) -> State:
         except (OSError, SafetensorError) as error:
             raise _unreadable(file, error) from None
     return state
+
+
+def _sha256(file: Path) -> str:
+    """Mapped: hashed at once, which leaves other threads alone, and without a copy."""
+    with file.open("rb") as stream:
+        if not os.fstat(stream.fileno()).st_size:  # an empty file cannot be mapped
+            return hashlib.sha256().hexdigest()
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as memory:
+            return hashlib.sha256(memory).hexdigest()
 
 
 def tensors_file(folder: Path, component: str) -> Path:

@@ -229,6 +229,7 @@ def _train_sound(work: Path, steps: int, minutes: float = 1.0) -> None:
     vocoder.train(
         _options(
             vocoder, work, steps=steps, batch=2, rate=1e-3, judge_width=4, no_judges=False,
+            begin=None, alone=vocoder.ALONE,
             geometry=json.dumps(NARROW), minutes=minutes,
         )
     )  # fmt: skip
