@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import os
 import platform
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -104,6 +105,39 @@ def _cells(line: str) -> list[str]:
 def _old_rows(text: str) -> dict[str, list[str]]:
     rows = [_cells(line) for line in text.splitlines() if line.startswith("| ")]
     return {cells[0]: cells for cells in rows if len(cells) == 6 and cells[0] != "what"}
+
+
+def tell(row: Row, packages: Sequence[str], lines: Path | None) -> None:
+    """Print a row as one line of JSON, with when, where and by what it was measured, and add it to a file."""
+    line = json.dumps(
+        {
+            **{name: getattr(row, name) for name in ("what", "bar", "figure", "passed")},
+            "date": datetime.date.today().isoformat(),
+            "machine": machine(),
+            "versions": versions(*packages),
+        }
+    )
+    print(line, flush=True)
+    if lines is not None:
+        with lines.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def told(
+    lines: Path, titles: Iterable[tuple[str, str]]
+) -> tuple[list[Row], tuple[str, str, str] | None]:
+    """Rows of these claims and bars from what :func:`tell` wrote, and ``measured`` of :func:`record`.
+
+    A claim that the file says nothing of keeps the figure that it had.
+    """
+    found = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
+    by_what = {line["what"]: line for line in found}
+    rows = []
+    for what, bar in titles:
+        line = by_what.get(what, {})
+        rows.append(Row(what, bar, line.get("figure"), line.get("passed")))
+    last = found[-1] if found else None
+    return rows, (last["date"], last["machine"], last["versions"]) if last else None
 
 
 def record(

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tunesmith.training.pitfalls.before import PROMPTS
+
 LONG = 160
 """Steps where forgetting is provoked."""
 
@@ -20,17 +22,6 @@ NO_VALIDATION = -1
 
 ALL = ("q", "k", "v", "o", "up", "down")
 TOKEN = "[steel_pan]"
-
-PRIOR = tuple(
-    f"{style} with {lead}"
-    for style, lead in (
-        ("slow blues", "electric guitar"), ("waltz", "violin"), ("rock", "distorted guitar"),
-        ("bossa nova", "flute"), ("baroque", "harpsichord"), ("jazz swing", "trumpet"),
-        ("folk", "accordion"), ("ambient", "synth lead"), ("reggae", "organ"), ("disco", "piano"),
-        ("tango", "clarinet"), ("funk", "saxophone"),
-    )
-)  # fmt: skip
-"""What the base knows, for prior sets that keep more than one class in place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +86,7 @@ TECHNIQUES = (
         Technique(
             f"prior-{weight:g}", f"DreamBooth, too high a rate, last weights, prior weight {weight:g}",
             {"method": "full", "train.lr": 3e-3, "train.steps": LONG, "prior.weight": weight,
-             "prior.prompts": PRIOR, "prior.clips": 192} | _CONCEPT,
+             "prior.prompts": PROMPTS, "prior.clips": 192} | _CONCEPT,
             "zq steel drums, {caption}", clips=NO_VALIDATION, group="prior",
         )
         for weight in (0.0, 1.0)

@@ -13,9 +13,7 @@ into the results.
 from __future__ import annotations
 
 import copy
-import datetime
 import gc
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -25,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench._results import NO_GPU, Row, machine, parser, record, spread, versions
+from bench._results import NO_GPU, Row, parser, record, spread, tell, told
 from bench.engine import PROMPT, SETTINGS, bundle_of, engine_takes, plain_takes
 from bench.small_geometry import letters_tokenizer, musicgen_config, random_musicgen
 from tunesmith.families.musicgen.bundle import MusicgenBundle
@@ -266,8 +264,6 @@ def contests(seconds: float, repeats: int, lines: Path | None, limit: float) -> 
     began, device = time.perf_counter(), torch.device("cuda")
     torch.cuda.init()
     speed = memory_speed(device)
-    names = {"machine": machine(), "versions": versions(*PACKAGES)}
-    names["date"] = datetime.date.today().isoformat()
     models: dict[str, Any] = {}
     for number, (name, batch) in enumerate(ORDER, 1):
         begin = time.perf_counter()
@@ -280,12 +276,7 @@ def contests(seconds: float, repeats: int, lines: Path | None, limit: float) -> 
             logging.exception("%s, %s at a time", name, batch)
             continue
         for row in rows:
-            said = {"what": row.what, "bar": row.bar, "figure": row.figure, "passed": row.passed}
-            line = json.dumps(said | names)
-            print(line, flush=True)
-            if lines is not None:
-                with lines.open("a", encoding="utf-8") as file:
-                    file.write(line + "\n")
+            tell(row, PACKAGES, lines)
         gc.collect()  # an engine and its graphs know each other
         torch.cuda.empty_cache()
         took = time.perf_counter() - begin
@@ -303,25 +294,21 @@ def built(name: str, device: torch.device) -> Any:
         torch.set_default_dtype(before)
 
 
-def recorded(lines: list[dict[str, Any]]) -> None:
-    """Write what was measured on another machine; a row of which nothing is there stays as it was."""
-    found = {line["what"]: line for line in lines}
-    rows = []
-    for name, batch in ORDER:
-        for what, bar in titles(name, batch).values():
-            line = found.get(what, {})
-            rows.append(Row(what, bar, line.get("figure"), line.get("passed")))
-    last = lines[-1] if lines else {}
+def recorded(lines: Path) -> None:
+    """Write what was measured on another machine."""
+    every = (one for name, batch in ORDER for one in titles(name, batch).values())
+    rows, measured = told(lines, every)
     record(
         "engine_gpu",
         TITLE,
         rows,
         notes=(
             "From text to sound, codec included, both in one process, in turns, with the same settings; "
-            "the ratio is that of each round, and the smallest has to reach the bar. Random weights."
+            "the ratio is that of each round (of one, where there is no range), and the smallest has to reach "
+            "the bar. Random weights."
         ),
         packages=PACKAGES,
-        measured=(last["date"], last["machine"], last["versions"]) if last else None,
+        measured=measured,
     )
 
 
@@ -334,8 +321,7 @@ def main() -> None:
     options.add_argument("--record", type=Path, help="only write the rows of such a file")
     args = options.parse_args()
     if args.record:
-        text = args.record.read_text(encoding="utf-8")
-        recorded([json.loads(line) for line in text.splitlines()])
+        recorded(args.record)
         return
     if not torch.cuda.is_available():
         print(NO_GPU)

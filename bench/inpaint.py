@@ -108,6 +108,30 @@ def filled(
     return made
 
 
+def copied(sound: np.ndarray, begin: int, end: int, take: int) -> np.ndarray:
+    """A clip whose hole is filled with its own samples from ``take`` on."""
+    filled = sound.copy()
+    filled[begin:end] = sound[take : take + end - begin]
+    return filled
+
+
+def beside(sound: np.ndarray, begin: int, end: int) -> np.ndarray:
+    """The hole filled with what comes before it, or after it where that is too short."""
+    size = end - begin
+    return copied(sound, begin, end, begin - size if begin >= size else end)
+
+
+def best_copy(sound: np.ndarray, begin: int, end: int, rate: int) -> np.ndarray:
+    """The hole filled with the most similar stretch of the same clip, found by knowing what was in it."""
+    size, wanted = end - begin, torch.from_numpy(sound[begin:end].copy())[None]
+    places = [
+        at for at in range(0, len(sound) - size, rate // 20) if at + size <= begin or at >= end
+    ]
+    stretches = torch.stack([torch.from_numpy(sound[at : at + size].copy()) for at in places])
+    apart = [float(mel_distance(one[None], wanted)) for one in stretches]
+    return copied(sound, begin, end, places[int(np.argmin(apart))])
+
+
 def distances(
     made: Sequence[np.ndarray], real: Sequence[np.ndarray], length_s: float, rate: int
 ) -> np.ndarray:
@@ -238,8 +262,12 @@ def main() -> None:
         sound[begin:end] = 0
     codec = [bundle.decode_audio(bundle.encode_audio(as_audio(sound))).samples[0] for sound in real]
     codec = [sound[:length] for sound in codec]
-    own, replaced, silence, best = (
-        distances(made, real, length_s, rate) for made in (taught, plain, silent, codec)
+    holes = [[round(x * rate) for x in hole_of(i, length_s)] for i in range(len(real))]
+    near = [beside(sound, *hole) for sound, hole in zip(real, holes, strict=True)]
+    known = [best_copy(sound, *hole, rate) for sound, hole in zip(real, holes, strict=True)]
+    own, replaced, silence, best, near, known = (
+        distances(made, real, length_s, rate)
+        for made in (taught, plain, silent, codec, near, known)
     )
     whole = untouched(taught, real, length_s, rate) and untouched(plain, real, length_s, rate)
     rows = [
@@ -249,6 +277,12 @@ def main() -> None:
             "the autoencoder alone in the same second: the least there can be",
             "",
             f"{best.mean():.3f}",
+        ),
+        Row("the stretch beside the hole, copied into it", "", f"{near.mean():.3f}"),
+        Row(
+            "the most similar stretch of the clip, found by knowing the hole, copied into it",
+            "",
+            f"{known.mean():.3f}",
         ),
         Row(
             "samples outside of holes and fades",

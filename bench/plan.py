@@ -186,6 +186,9 @@ def on_cuda(cases: Sequence[Case]) -> Row:
             return predicted / measured - 1
 
         jobs = [pool.submit(measure, number) for number in range(len(cases))]
+        for job, case in zip(jobs, cases, strict=True):
+            if error := job.exception():
+                print(f"{case.name} failed: {error}", flush=True)
         offs = [job.result() for job in jobs if job.exception() is None]
         failed = len(cases) - len(offs)
     within = sum(abs(off) <= CUDA_SHARE for off in offs)

@@ -11,18 +11,15 @@ writes such lines, from another machine, into the results.
 
 from __future__ import annotations
 
-import datetime
-import json
 import logging
 import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from bench._results import NO_GPU, Row, machine, parser, record, spread, versions
+from bench._results import NO_GPU, Row, parser, record, spread, tell, told
 from bench._turns import GEOMETRIES
 from bench.train_speed import PACKAGES, Contestant, against, heat
 
@@ -143,15 +140,10 @@ def measured(geometry: str, quick: bool) -> Iterator[Row]:
     return small(geometry, *((2, 1) if quick else (6, 3)))
 
 
-def recorded(lines: list[dict[str, Any]]) -> None:
-    """Write what was measured on another machine; a row of which nothing is there stays as it was."""
-    found = {line["what"]: line for line in lines}
-    rows = []
-    for geometry in (*SMALL, "large"):
-        for what, bar in titles(geometry).values():
-            line = found.get(what, {})
-            rows.append(Row(what, bar, line.get("figure"), line.get("passed")))
-    last = lines[-1] if lines else {}
+def recorded(lines: Path) -> None:
+    """Write what was measured on another machine."""
+    every = (one for geometry in (*SMALL, "large") for one in titles(geometry).values())
+    rows, measured = told(lines, every)
     record(
         "train_speed gpu",
         "Training speed on a GPU: LoRA r=16 on q, k, v",
@@ -161,7 +153,7 @@ def recorded(lines: list[dict[str, Any]]) -> None:
         f"encoder every step, ours ran once per caption before. {_FLOPS}",
         packages=PACKAGES,
         command="train_gpu",
-        measured=(last["date"], last["machine"], last["versions"]) if last else None,
+        measured=measured,
     )
 
 
@@ -172,14 +164,11 @@ def main() -> None:
     options.add_argument("--record", type=Path, help="only write the rows of such a file")
     args = options.parse_args()
     if args.record:
-        text = args.record.read_text(encoding="utf-8")
-        recorded([json.loads(line) for line in text.splitlines()])
+        recorded(args.record)
         return
     if not torch.cuda.is_available():
         print(NO_GPU)
         return
-    names = {"machine": machine(), "versions": versions(*PACKAGES)}
-    names["date"] = datetime.date.today().isoformat()
     roomy = torch.cuda.get_device_properties(0).total_memory > _ROOMY
     for geometry in ("small-8", "large", "small-4", *(("small-16",) if roomy else ())):
         if args.only not in (None, geometry):
@@ -187,12 +176,7 @@ def main() -> None:
         begin = time.perf_counter()
         try:
             for row in measured(geometry, args.quick):
-                said = {"what": row.what, "bar": row.bar, "figure": row.figure}
-                line = json.dumps(said | {"passed": row.passed} | names)
-                print(line, flush=True)
-                if args.lines is not None:
-                    with args.lines.open("a", encoding="utf-8") as file:
-                        file.write(line + "\n")
+                tell(row, PACKAGES, args.lines)
         except (Exception, SystemExit):  # what is there is worth something
             logging.exception(geometry)
         print(f"{geometry}: {time.perf_counter() - begin:.0f} s in all", flush=True)

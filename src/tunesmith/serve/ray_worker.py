@@ -7,19 +7,13 @@ import json
 import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import UserError
 from tunesmith.serve.request import Request
 from tunesmith.types import Audio
-
-_FACTS = (
-    *("name", "base_hash", "licence", "family", "sample_rate_hz", "channels", "max_s"),
-    *("frame_rate_hz", "sampling", "settings", "columns", "free_length"),
-    *("inpainting", "no_inpainting"),
-)
 
 
 @dataclass(frozen=True)
@@ -44,7 +38,7 @@ class Described:
 
 def described(bundle: Any) -> Described:
     """What the front needs of a loaded base."""
-    return Described(**{name: getattr(bundle, name) for name in _FACTS})
+    return Described(**{one.name: getattr(bundle, one.name) for one in fields(Described)})
 
 
 class _Channel:
