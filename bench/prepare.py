@@ -10,11 +10,12 @@ normalised, with one worker, and in ten times the length.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import resource
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -46,27 +47,46 @@ def synthesise(path: Path, seed: int) -> None:
             written += beat
 
 
+class Measured(NamedTuple):
+    """One preparing.
+
+    Attributes:
+        wall_s: it took.
+        cpu_s: of all its processes together, user and system: what a busy machine changes least.
+        clips, rejected: of the data set.
+        peak_mib: of all processes together at the most.
+    """
+
+    wall_s: float
+    cpu_s: float
+    clips: int
+    rejected: int
+    peak_mib: float
+
+
 def _measure(source: str, dest: str, options: dict[str, Any], answer: Any) -> None:
     from tunesmith.data import prepare
 
-    start = time.perf_counter()
+    start, before = time.perf_counter(), os.times()
     made = prepare(source, dest, caption="chords with a drum", **options)
-    wall_s = time.perf_counter() - start
+    wall_s, after = time.perf_counter() - start, os.times()
+    cpu_s = sum(after[:4]) - sum(before[:4])  # own and the children's, who have ended
     # Linux counts in KiB; the children's figure is that of the largest one.
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    answer.put((wall_s, made.clips, made.rejected, own, child))
+    peak_mib = own + options.get("workers", 2) * child
+    answer.put(Measured(wall_s, cpu_s, made.clips, made.rejected, peak_mib))
 
 
-def measure(source: Path, dest: Path, options: dict[str, Any]) -> tuple[float, int, int, float]:
-    """Seconds, clips, rejections, and MiB of all processes together at the most, in a fresh process."""
+def measure(source: Path, dest: Path, options: dict[str, Any]) -> Measured:
+    """Prepares in a fresh process."""
     context = multiprocessing.get_context("spawn")
     answer = context.Queue()
     process = context.Process(target=_measure, args=(str(source), str(dest), options, answer))
     process.start()
-    wall_s, clips, rejected, own, child = answer.get()
+    measured = answer.get()
     process.join()
-    return wall_s, clips, rejected, own + options.get("workers", 2) * child
+    return measured
 
 
 def main() -> None:
@@ -90,10 +110,10 @@ def main() -> None:
 
         def run(title: str, sound_s: float, settings: dict[str, Any], bar: str = "") -> None:
             dest = Path(folder) / "dataset"
-            wall_s, clips, rejected, peak = measure(source, dest, {"workers": 2, **settings})
+            wall_s, cpu_s, clips, rejected, peak = measure(source, dest, {"workers": 2, **settings})
             figure = (
                 f"{sound_s / wall_s:.0f}x real time ({sound_s / 3600:g} h in {wall_s:.1f} s, "
-                f"{clips} clips, {rejected} left out), at most {peak:.0f} MiB in all processes"
+                f"{cpu_s:.1f} s of CPU, {clips} clips, {rejected} left out), at most {peak:.0f} MiB in all processes"
             )
             good = sound_s / wall_s >= BAR_SPEED and peak < BAR_MIB
             rows.append(Row(f"prepare, {title}", bar, figure, good if bar else None))
