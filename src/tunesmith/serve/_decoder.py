@@ -9,17 +9,17 @@ The weights are the model's own, and so are adapters that a mixer has put on the
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tunesmith.families._attention import JOINED
 from tunesmith.families.musicgen.loss import MusicgenLoss
 from tunesmith.serve._fused import fused
-from tunesmith.serve._layers import Layer, layer_of
+from tunesmith.serve._layers import layer_of
+from tunesmith.serve._parts import Parts
 from tunesmith.serve._products import Product, joined
+from tunesmith.serve._stepped import ROWS, stepped
 
 BUCKET = 64
 """Attention looks at so many places at a time: shapes change every so many steps, not at each."""
@@ -53,7 +53,7 @@ class Decoder:
         self.slots, self.positions = slots, positions
         self.codebooks, self.codes = len(decoder.lm_heads), int(config.vocab_size)
         self._width, self._heads = int(config.hidden_size), int(config.num_attention_heads)
-        self._size = self._width // self._heads
+        rows, size = 2 * slots, self._width // self._heads
         tables = joined([one.weight for one in inner.embed_tokens])
         device, self.dtype = tables.device, tables.dtype
         self.device = device
@@ -61,21 +61,18 @@ class Decoder:
         self._offsets = torch.arange(self.codebooks, device=device) * (self.codes + 1)
         self._places = inner.embed_positions.get_embedding(positions, self._width).to(tables)
         self._norm = inner.layer_norm
-        self._logits = Product(list(decoder.lm_heads), int8=int8)
-        rows = 2 * slots
-        self._begins = torch.arange(rows, device=device) * positions
-        self._span = torch.arange(positions, device=device)
+        native = device.type == "cpu" and rows <= ROWS
+        self._logits = Product(list(decoder.lm_heads), int8=int8, native=native)
         # A longer text moves the cache, and graphs that read it are captured anew: on a GPU, more at once.
         self._texts = 4 * _TEXT if device.type == "cuda" else _TEXT
         self._lengths = [0] * slots
         self._heard = torch.ones(slots, dtype=torch.long, device=device)  # the same, at least 1
         self._text_mask = torch.full((rows, self._texts), -torch.inf, device=device)
-        self._views: dict[tuple[int, int], list[tuple[Tensor, ...]]] = {}
         layers, self._wide = list(inner.layers), 2 * self._width
         own = torch.zeros(len(layers), rows, positions, self._wide, device=device, dtype=self.dtype)
         self._own, self._text = own, own.new_zeros(len(layers), rows, self._texts, self._wide)
         self._layers = [
-            layer_of(plain, own, text, int8=int8)
+            layer_of(plain, own, text, int8=int8, native=native)
             for plain, own, text in zip(layers, self._own, self._text, strict=True)
         ]
         self._text_products = Product(
@@ -85,9 +82,13 @@ class Decoder:
                 for one in (plain.encoder_attn.k_proj, plain.encoder_attn.v_proj)
             ]
         )
-        self._fused = fused(
-            self._layers, self._norm, self._logits, rows, self._size, config.activation_function
-        )
+        activation = config.activation_function
+        self._fused = fused(self._layers, self._norm, self._logits, rows, size, activation)
+        self._stepped = stepped(
+            self._layers, self._heads, self._text_mask, self._norm, self._logits, tables,
+            self._places, self.codes, activation,
+        )  # fmt: skip
+        self._parts = self._stepped or Parts(self._layers, self._heads, self._text_mask)
         for slot in range(slots):
             self.clear(slot)
 
@@ -148,7 +149,7 @@ class Decoder:
         for layer, text in zip(self._layers, self._text, strict=True):
             layer.text = text
         self._texts = more
-        self._views.clear()
+        self._parts.text_moved(self._text_mask)
 
     # --- steps ---
 
@@ -181,61 +182,38 @@ class Decoder:
             places: ``[S]``, where they stand: the slot's position.
             furthest: the largest of these, or more.
         """
-        x = F.embedding(tokens + self._offsets, self._tables).sum(1) + self._places[places]
-        if self._fused is not None and self._layers[0].qkv.plain:
-            logits = self._fused(x, places, self._text_mask, self._heard)
+        plain = self._layers[0].qkv.plain
+        seen, texts = self._seen(furthest)
+        if plain and self._stepped is not None:
+            logits = self._stepped(tokens, places, texts)
+        elif plain and self._fused is not None:
+            logits = self._fused(self._embed(tokens, places), places, self._text_mask, self._heard)
         else:
-            logits = self._run(x, places, *self._seen(furthest))
+            logits = self._run(tokens, places, seen, texts)
         return logits.view(2 * self.slots, self.codebooks, -1)
 
-    def _run(self, x: Tensor, places: Tensor, seen: int, texts: int) -> Tensor:
-        """Logits ``[R, K V]`` for embedded tokens ``[S, D]``, with the library's kernels."""
-        key = seen, texts
-        if key not in self._views:
-            self._views[key] = [self._view(layer, seen, texts) for layer in self._layers]
-        width = self._width
-        x = torch.cat([x, x])
-        both = torch.cat([places, places])
-        mask = torch.zeros((len(both), seen), dtype=self.dtype, device=x.device)
-        mask.masked_fill_(self._span[:seen] > both[:, None], -torch.inf)
-        mask = mask[:, None, None]
-        text_mask = self._text_mask[:, None, None, :texts].to(self.dtype)
-        where = self._begins + both
-        for layer, (keys, values, text_keys, text_values) in zip(
-            self._layers, self._views[key], strict=True
-        ):
+    def _embed(self, tokens: Tensor, places: Tensor) -> Tensor:
+        """``[S, D]``."""
+        return F.embedding(tokens + self._offsets, self._tables).sum(1) + self._places[places]
+
+    def _run(self, tokens: Tensor, places: Tensor, seen: int, texts: int) -> Tensor:
+        """Logits ``[R, K V]``, product by product, so that adapters can add to each."""
+        parts = self._parts
+        parts.begin(places, seen, texts)
+        if self._stepped is not None:
+            x = self._stepped.embed(tokens)
+        else:
+            x = self._embed(tokens, places)
+            x = torch.cat([x, x])
+        for number, layer in enumerate(self._layers):
             plain = layer.plain
-            qkv = layer.qkv(_norm(x, plain.self_attn_layer_norm))
-            layer.own.view(-1, self._wide).index_copy_(0, where, qkv[:, width:])
-            heard = self._attend(qkv[:, :width], keys, values, mask, plain.self_attn)
-            x = x + layer.out(heard)
-            query = layer.text_q(_norm(x, plain.encoder_attn_layer_norm))
-            heard = self._attend(query, text_keys, text_values, text_mask, plain.encoder_attn)
-            x = x + layer.text_out(heard)
-            wide = plain.activation_fn(layer.up(_norm(x, plain.final_layer_norm)))
+            qkv = layer.qkv(parts.norm(x, plain.self_attn_layer_norm))
+            x = x + layer.out(parts.attend(number, qkv))
+            query = layer.text_q(parts.norm(x, plain.encoder_attn_layer_norm))
+            x = x + layer.text_out(parts.attend_text(number, query))
+            wide = parts.activate(layer.up(parts.norm(x, plain.final_layer_norm)))
             x = x + layer.down(wide)
-        return self._logits(_norm(x, self._norm)).float()
-
-    def _view(self, layer: Layer, seen: int, texts: int) -> tuple[Tensor, ...]:
-        """Keys and values ``[R, H, L, d]`` of the sequence, then of the text."""
-        shape = (2, self._heads, self._size)
-        own, text = layer.own[:, :seen].unflatten(2, shape), layer.text[:, :texts]
-        parts = (own, text.unflatten(2, shape))
-        return tuple(one[:, :, part].transpose(1, 2) for one in parts for part in (0, 1))
-
-    def _attend(
-        self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, attention: Any
-    ) -> Tensor:
-        query = query.view(-1, self._heads, 1, self._size)
-        prefix = attention._modules.get(JOINED)
-        if prefix is not None:
-            keys, values, mask = prefix(keys, values, mask, query)
-        heard = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-        return heard.reshape(-1, self._width)
-
-
-def _norm(x: Tensor, norm: Any) -> Tensor:
-    return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+        return self._logits(parts.norm(x, self._norm)).float()
 
 
 def _rounded(length: int, unit: int) -> int:

@@ -38,12 +38,12 @@ class Layer:
         return self.qkv, self.out, self.text_q, self.text_out, self.up, self.down
 
 
-def layer_of(plain: Any, own: Tensor, text: Tensor, *, int8: bool) -> Layer:
+def layer_of(plain: Any, own: Tensor, text: Tensor, *, int8: bool, native: bool) -> Layer:
     """A layer of the model and its caches."""
     first, second = plain.self_attn, plain.encoder_attn
 
     def product(*linears: Any) -> Product:
-        return Product(linears, int8=int8)
+        return Product(linears, int8=int8, native=native)
 
     return Layer(
         plain,

@@ -102,6 +102,14 @@ class MixedKeys(_Vectors):
         columns = _columns(mask, weight, rest, keys.dtype)
         return torch.cat([null, first, keys], 2), torch.cat([null, second, values], 2), columns
 
+    def asking(self, batch: int) -> Tensor | None:
+        """``[batch, 1]``: which rows have vectors here; None if none has."""
+        rows = self._asked()
+        if rows is None:
+            return None
+        found = torch.tensor([[slot in self._of] for slot, _ in rows.prefixes])
+        return over(found.to(self._device), batch)
+
 
 class MixedStates(_Vectors):
     """A child ``joined_states`` of a loss module; vectors are ``[1, P, D]``."""

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from tunesmith.errors import UserError
 from tunesmith.serve._mixed import MixedLinear
+from tunesmith.serve._native import NativeProduct, native_product
 
 
 class Product:
@@ -27,12 +28,16 @@ class Product:
     Args:
         linears: of one input; some may be a mixer's.
         int8: multiply in 8 bits.
+        native: with our own kernels for a CPU, where there are some; for an even, small number of rows.
 
     Raises:
         UserError: int8, where this machine or these weights cannot.
+
+    Attributes:
+        native: the product by these kernels, of which no linear has a bias; None if by others.
     """
 
-    def __init__(self, linears: Sequence[Any], *, int8: bool = False) -> None:
+    def __init__(self, linears: Sequence[Any], *, int8: bool = False, native: bool = False) -> None:
         self._inner = [one.inner if isinstance(one, MixedLinear) else one for one in linears]
         self._mixed: list[tuple[MixedLinear, int, int]] = []
         end = 0
@@ -51,7 +56,11 @@ class Product:
                     [self._weight.new_zeros(one.out_features) if one.bias is None else one.bias
                      for one in self._inner]
                 )  # fmt: skip
-        if int8:
+        self._int8 = int8
+        self.native: NativeProduct | None = None
+        if native and self._weight is not None and self._bias is None:
+            self.native = native_product(self._weight, int8=int8)
+        if int8 and self.native is None:
             if self._weight is None:
                 raise UserError("these weights are quantised already", "leave --int8 out")
             self._packed = Int8(self._weight)
@@ -59,7 +68,7 @@ class Product:
     @property
     def weight(self) -> Tensor | None:
         """``[Σd, k]``, if the product is that with it and no more where no row asks for adapters."""
-        return self._weight if self._bias is None and self._packed is None else None
+        return self._weight if self._bias is None and not self._int8 else None
 
     @property
     def plain(self) -> bool:
@@ -73,7 +82,9 @@ class Product:
         return None if None in found else found
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self._packed is not None:
+        if self.native is not None:
+            y = self.native(x)
+        elif self._packed is not None:
             y = self._packed(x)
             y = y if self._bias is None else y.add_(self._bias)
         elif self._weight is not None:

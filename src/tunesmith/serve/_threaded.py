@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from tunesmith.serve._openmp import rest
 from tunesmith.serve.request import Engine, Request, Sink
 
 _LOG = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class ThreadedEngine(Engine, Generic[R]):
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
     def start(self) -> None:
+        rest()  # who loaded the model computes no more; see there
         self._thread.start()
 
     def submit(self, request: Request, sink: Sink) -> None:

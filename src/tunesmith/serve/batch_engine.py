@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tunesmith.errors import Stopped, UserError
 from tunesmith.families._bundle import Bundle
+from tunesmith.serve._openmp import rest
 from tunesmith.serve._threaded import Row, ThreadedEngine
 from tunesmith.serve.attached import Attached, Turn
 from tunesmith.serve.recordings import made
@@ -91,6 +92,7 @@ class BatchEngine(ThreadedEngine[Row]):
                 if not self._waiting:
                     held = 0.0
                     if not self._off:
+                        rest()
                         self._some.wait()
                     continue
                 held = held or now + self._window_s

@@ -19,6 +19,7 @@ from tunesmith.errors import UserError
 from tunesmith.families.musicgen.bundle import MusicgenBundle
 from tunesmith.formats.adapter import check_base
 from tunesmith.serve._decoder import Decoder
+from tunesmith.serve._openmp import rest
 from tunesmith.serve._slots import Slots
 from tunesmith.serve._stream import StreamDecoder
 from tunesmith.serve._threaded import Row, ThreadedEngine
@@ -158,6 +159,7 @@ class TokenEngine(ThreadedEngine[_Row]):
                 if off or self._aborting or busy or self._stopping:
                     go = not self._aborting and (busy or not self._stopping)
                     break
+                rest()
                 self._some.wait()
         for row in off:
             self._end(row, lambda sink: sink.cancelled())
