@@ -29,7 +29,7 @@ from tunesmith.serve._openmp import path_of_openmp
 
 _LOG = logging.getLogger(__name__)
 _SOURCE = Path(__file__).with_name("_step.cpp")
-_HEADER = _SOURCE.with_suffix(".h")
+_HEADERS = tuple(_SOURCE.with_name(name) for name in ("_step.h", "_pick.h"))
 # No fast mathematics as a whole: what is no number has to stay none, and -inf is used.
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fPIC")
 _PATIENCE_S = 120
@@ -69,7 +69,7 @@ def _compiled() -> Path:
     compiler = next((one for one in found if one), None)
     if compiler is None or platform.system() != "Linux":
         raise OSError("there is no C++ compiler (g++)")
-    source = _SOURCE.read_bytes() + _HEADER.read_bytes()
+    source = b"".join(one.read_bytes() for one in (_SOURCE, *_HEADERS))
     openmp = path_of_openmp()
     told = [compiler, _version(compiler), _processor(), str(openmp), *_FLAGS]
     key = hashlib.sha256(source + "\0".join(told).encode()).hexdigest()[:24]
@@ -114,6 +114,7 @@ def _declared(kernels: Any) -> Any:
         "activate": (place, number, number),
         "attend": (place, number, place, place, place, c_int),
         "attend_text": (place, number, place, number, place, c_int),
+        "choose": (place, place, *[number] * 4, *[place] * 5, number, c_int),
         "step": (place, place, place, number, place, c_int),
     }.items():
         function = getattr(kernels, f"tunesmith_{name}")

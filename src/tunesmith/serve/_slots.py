@@ -13,7 +13,7 @@ from tunesmith.families._sampling import Streams, pick
 from tunesmith.families.musicgen.delay import apply_delay, undo_delay
 from tunesmith.serve._captured import Captured
 from tunesmith.serve._decoder import Decoder
-from tunesmith.serve._pick import Choice
+from tunesmith.serve._pick import Choice, native_choice
 from tunesmith.types import GenerationSettings
 
 _FREE = -1
@@ -66,6 +66,8 @@ class Slots:
         self._moves = torch.zeros(slots, dtype=torch.long, device=device)  # 1 where a sequence is
         self._broken = torch.zeros(slots, dtype=torch.bool, device=device)
         self._choice = Choice(slots, decoder.codes, device)
+        self._native = None if self._apart else native_choice(slots, decoder.codes, device)
+        self._busy = torch.zeros(0, dtype=torch.long)
         self._captured = Captured(device)
         self._late: deque[tuple[list[_Sequence | None], Tensor, torch.cuda.Event | None]] = deque()
 
@@ -106,6 +108,8 @@ class Slots:
         if self._apart:
             self._places[slot], self._moves[slot], self._broken[slot] = 0, 1, False
             self._choice.set(slot, settings)
+        if self._native is not None:
+            self._native.set(slot, settings)
         self._group()
 
     def warm(self) -> None:
@@ -143,6 +147,10 @@ class Slots:
         """Slots that are sampled alike are sampled at once."""
         if self._apart:
             return
+        if self._native is not None:
+            busy = [slot for slot, one in enumerate(self._at) if one is not None]
+            self._busy = torch.tensor(busy, dtype=torch.long)
+            return
         of: dict[GenerationSettings, list[int]] = {}
         for slot, one in enumerate(self._at):
             if one is not None:
@@ -174,8 +182,13 @@ class Slots:
         """A step, group by group; slots whose logits are no numbers."""
         places = torch.tensor(at, device=self._tokens.device)
         logits = self._decoder.step(self._tokens[self._numbers, :, places], places, max(at))
-        conditional, unconditional = logits.chunk(2)
         uniform, broken = self._uniform[self._numbers, places], []
+        if self._native is not None:
+            numbers = self._busy
+            drawn, sound = self._native(logits, uniform, numbers)
+            self._write(numbers, places[numbers] + 1, drawn)
+            return [] if bool(sound.all()) else numbers[~sound].tolist()
+        conditional, unconditional = logits.chunk(2)
         for settings, some, numbers in self._alike:
             mixed, without, drawn_by, now = conditional, unconditional, uniform, places
             if len(some) < len(at):
@@ -188,20 +201,20 @@ class Slots:
                 broken += [
                     slot for slot, ok in zip(some, sums.isfinite().tolist(), strict=True) if not ok
                 ]
-            drawn = pick(mixed, drawn_by, settings)
-            following = now + 1
-            there = self._tokens[numbers, :, following]
-            self._tokens[numbers, :, following] = torch.where(there == _FREE, drawn, there)
+            self._write(numbers, now + 1, pick(mixed, drawn_by, settings))
         return broken
+
+    def _write(self, slots: Tensor, places: Tensor, drawn: Tensor) -> None:
+        """Tokens ``[n, K]`` where none are yet."""
+        there = self._tokens[slots, :, places]
+        self._tokens[slots, :, places] = torch.where(there == _FREE, drawn, there)
 
     def _follow(self, furthest: int) -> None:
         """The same where nothing is read by the host: a graph can be captured of it."""
         numbers, places = self._numbers, self._places
         logits = self._decoder.step(self._tokens[numbers, :, places], places, furthest)
         drawn, sound = self._choice(logits, self._uniform[numbers, places])
-        following = (places + 1).clamp_(max=self._tokens.shape[-1] - 1)
-        there = self._tokens[numbers, :, following]
-        self._tokens[numbers, :, following] = torch.where(there == _FREE, drawn, there)
+        self._write(numbers, (places + 1).clamp_(max=self._tokens.shape[-1] - 1), drawn)
         self._broken.logical_or_(~sound)
         places.add_(self._moves)
 

@@ -13,13 +13,13 @@
 #include <cstring>
 #include <omp.h>
 
+#include "_pick.h"
 #include "_step.h"
 
 #ifdef __AVX512VNNI__
 #include <immintrin.h>
 #endif
 
-#define STAGE __attribute__((noinline)) void
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace {
@@ -104,7 +104,9 @@ STAGE multiply(const Product &p, const float *x, float *y, int64_t rows, Part pa
     part.range(p.d / OUTS, begin, end);
     for (int64_t o = begin * OUTS; o < end * OUTS; o += OUTS) {
         const float *weight = static_cast<const float *>(p.weight) + o * p.k;
-        for (int64_t r = 0; r < rows; r += 2) dots<2>(weight, x + r * p.k, y + r * p.d + o, p.d, p.k);
+        int64_t r = 0;
+        for (; r + 4 <= rows; r += 4) dots<4>(weight, x + r * p.k, y + r * p.d + o, p.d, p.k);
+        for (; r < rows; r += 2) dots<2>(weight, x + r * p.k, y + r * p.d + o, p.d, p.k);
     }
 }
 
@@ -301,6 +303,19 @@ EXPORT void tunesmith_attend_text(const Model *m, int64_t layer, const float *qu
     {
         const Part part{omp_get_thread_num(), omp_get_num_threads()};
         attend_text(*m, m->layer[layer], query, texts, heard, m->scratch + part.number * m->room, part);
+    }
+}
+
+// For n of S slots: logits [2 S, K, V], with the text and without; uniform [S, K]; chosen and sums [n, K].
+EXPORT void tunesmith_choose(const Choice *how, const int64_t *slots, int64_t n, int64_t all, int64_t books,
+                             int64_t codes, const float *logits, const float *uniform, int64_t *chosen,
+                             float *sums, uint64_t *scratch, int64_t room, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (int64_t item = 0; item < n * books; item++) {
+        const int64_t slot = slots[item / books], book = item % books;
+        const float *given = logits + (slot * books + book) * codes;
+        choose(how[slot], given, given + all * books * codes, codes, uniform[slot * books + book],
+               scratch + omp_get_thread_num() * room, chosen[item], sums[item]);
     }
 }
 

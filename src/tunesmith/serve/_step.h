@@ -3,8 +3,11 @@
 #pragma once
 
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <thread>
+
+#define STAGE __attribute__((noinline)) void
 
 namespace {
 

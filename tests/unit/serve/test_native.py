@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from unit.serve.mixing import saved
 
+from tunesmith.families._sampling import pick
 from tunesmith.families.musicgen import tiny
 from tunesmith.families.musicgen.bundle import MusicgenBundle
 from tunesmith.serve import _native
 from tunesmith.serve._decoder import Decoder
 from tunesmith.serve._native import blocks, native_product
+from tunesmith.serve._pick import NativeChoice
 from tunesmith.serve._products import Int8
 from tunesmith.serve.mixer import Mixer
+from tunesmith.types import GenerationSettings
 
 needed = pytest.mark.skipif(_native.library() is None, reason="there is no C++ compiler")
 in_8_bits = pytest.mark.skipif(
@@ -148,9 +150,9 @@ def test_a_step_in_parts_is_the_whole_to_the_last_bit(
 
 
 @pytest.fixture(scope="module")
-def adapters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("adapters")
-    yield {
+    return {
         "lora": saved(folder / "lora", "musicgen", seed=1),
         "prefix": saved(folder / "prefix", "musicgen", "prefix", seed=2, length=3),
         "bottleneck": saved(folder / "bottleneck", "musicgen", "bottleneck", seed=3),
@@ -219,3 +221,66 @@ def test_it_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert _native._compiled() == first
     assert [command[1:] for command in calls] == [["--version"]]
     assert list(first.parent.iterdir()) == [first]
+
+
+SETTINGS = (
+    GenerationSettings(),
+    GenerationSettings(guidance=1.0, top_k=3),
+    GenerationSettings(guidance=2.0, temperature=0.7, top_k=5, top_p=0.6),
+    GenerationSettings(top_k=0, top_p=0.8),
+    GenerationSettings(top_k=0),
+    GenerationSettings(temperature=0.0),
+    GenerationSettings(top_k=1),
+)
+
+
+@needed
+@pytest.mark.parametrize("codes", [7, 512, 2048])
+def test_tokens_are_those_that_the_family_draws(codes: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    slots = len(SETTINGS)
+    choice = NativeChoice(slots, codes, _native.library())
+    for slot, settings in enumerate(SETTINGS):
+        choice.set(slot, settings)
+    numbers = torch.tensor([slot for slot in range(slots) if slot != 2])
+    for _ in range(100):
+        logits = 3 * torch.randn(2 * slots, 4, codes, generator=draw)
+        uniform = torch.rand(slots, 4, generator=draw)
+        uniform[0, 0] = 0.0
+        found, sound = choice(logits, uniform, numbers)
+        assert bool(sound.all())
+        for tokens, slot in zip(found, numbers.tolist(), strict=True):
+            given, without = logits[slot], logits[slots + slot]
+            mixed = without + SETTINGS[slot].guidance * (given - without)
+            assert torch.equal(tokens, pick(mixed, uniform[slot], SETTINGS[slot])), slot
+
+
+@needed
+def test_the_ends_of_a_draw_are_the_likeliest_and_the_last_that_is_kept() -> None:
+    choice = NativeChoice(1, 64, _native.library())
+    logits = _drawn(2, 4, 64)
+    order = logits[0].argsort(dim=-1, descending=True)
+    for settings, last in (
+        (GenerationSettings(guidance=1.0, top_k=9), 8),
+        (GenerationSettings(guidance=1.0, top_k=0), 63),
+        (GenerationSettings(guidance=1.0, top_p=1e-6), 0),
+    ):
+        choice.set(0, settings)
+        for uniform, rank in ((0.0, 0), (1 - 2.0**-24, last)):
+            found, _ = choice(logits, torch.full((1, 4), uniform), torch.tensor([0]))
+            assert torch.equal(found[0], order[:, rank])
+
+
+@needed
+def test_a_slot_of_which_the_logits_are_no_numbers_is_told_alone() -> None:
+    choice = NativeChoice(3, 32, _native.library())
+    for slot in range(3):
+        choice.set(slot, GenerationSettings())
+    logits = torch.zeros(6, 4, 32)
+    logits[4, 1, 2], logits[2, 3, 0] = (
+        torch.nan,
+        -torch.inf,
+    )  # the second without its text, the third
+    found, sound = choice(logits, torch.full((3, 4), 0.5), torch.arange(3))
+    assert sound.tolist() == [True, False, False]
+    assert int(found.min()) >= 0 and int(found.max()) < 32
