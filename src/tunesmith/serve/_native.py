@@ -82,6 +82,10 @@ def _compiled() -> Path:
             linked = ["-fopenmp"] if openmp is None else [openmp]
             _call([compiler, "-shared", str(part), *linked, "-o", str(whole)])
             write_bytes(path, whole.read_bytes())
+        path.chmod(0o755)
+    kept = path.stat()
+    if kept.st_uid not in (0, os.getuid()) or kept.st_mode & 0o022:
+        raise OSError(f"{path} belongs to others, or they may write it")
     return path
 
 

@@ -221,6 +221,9 @@ def test_it_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert _native._compiled() == first
     assert [command[1:] for command in calls] == [["--version"]]
     assert list(first.parent.iterdir()) == [first]
+    first.chmod(0o777)  # others could have put anything there
+    with pytest.raises(OSError, match="they may write it"):
+        _native._compiled()
 
 
 SETTINGS = (
