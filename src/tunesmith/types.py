@@ -179,6 +179,7 @@ class Site:
             ``keys, values, mask = joined(keys, values, mask, queries)``; empty if nothing can be joined.
         heads: attention heads of keys and values; 0 where there are none.
         head_size: width of one; 0 where the linear behind ``k`` makes these heads and nothing else.
+        leading: places of a self-attention that stand before the sound's own (times, memory).
     """
 
     role: Role
@@ -190,6 +191,7 @@ class Site:
     attention: str = ""
     heads: int = 0
     head_size: int = 0
+    leading: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,7 +221,14 @@ class PrefixAdapter(Adapter):
             found = {name: torch.randn(shape) for name, shape in shapes.items()}
         else:
             seen = _activations(bundle, self.config, self._places, seed)
-            found = {name: _of_length(seen[name], self.config.length) for name in shapes}
+            # A second vector of times, and a wrong one, would be believed as much as the right one.
+            before = {
+                f"{s.component}/{s.attention}": s.leading for s in _sites(bundle, self.config)
+            }
+            found = {
+                name: _of_length(seen[name][:, before.get(name, 0) :], self.config.length)
+                for name in shapes
+            }
         return {name: value.to(bundle.device) for name, value in found.items()}
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -339,14 +346,16 @@ def _take_off(places: Mapping[str, tuple[nn.Module, str]]) -> None:
 
 
 def _of_length(values: Tensor, length: int) -> Tensor:
-    """``[N, S, d]`` cut or repeated to ``[N, P, d]``.
+    """``[N, S, d]`` cut or repeated to ``[N, P, d]``, no two of the P equal.
 
-    Copies get a little noise: vectors that are equal would get equal gradients, and stay equal.
+    Copies get a little noise, and so do places that are equal from the start (those that a text does
+    not fill): vectors that are equal would get equal gradients, and stay equal.
     """
-    size = values.shape[1]
-    tiled = values.repeat(1, -(-length // size), 1)[:, :length].contiguous()
+    tiled = values.repeat(1, -(-length // values.shape[1]), 1)[:, :length].contiguous()
     spread = values.std(dim=(1, 2), keepdim=True)  # keys and values may differ in size by far
-    tiled[:, size:] += _SPREAD * spread * torch.randn_like(tiled[:, size:])
+    same = (tiled[:, :, None] == tiled[:, None]).flatten(3).all(-1).all(0)  # [P, P]
+    copies = same.tril(-1).any(1)
+    tiled[:, copies] += _SPREAD * spread * torch.randn_like(tiled[:, copies])
     return tiled
 
 

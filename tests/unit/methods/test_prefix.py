@@ -20,6 +20,7 @@ from tunesmith.families._attention import causal_mask, make_joinable
 from tunesmith.families.musicgen import tiny
 from tunesmith.families.musicgen._tiny import tiny_model
 from tunesmith.families.musicgen.delay import apply_delay
+from tunesmith.families.stable_audio import tiny as tiny_stable_audio
 from tunesmith.methods import prefix
 from tunesmith.methods._prefix_vectors import JoinedKeys, JoinedStates, Vectors
 from tunesmith.methods.prefix import Config
@@ -336,6 +337,28 @@ def test_a_short_prompt_is_repeated_and_no_copy_equals_another():
             first = found[:, : copy.shape[1]]
             apart = (copy - first).norm() / first.norm()
             assert 0.01 < float(apart) < 0.3
+
+
+@PLACEMENTS
+def test_a_prompt_that_leaves_places_empty_starts_no_two_vectors_alike(placement: str):
+    bundle: Any = tiny_stable_audio(0)  # which reads so many words, however few there are
+    config = Config(length=8, placement=placement, roles=("cross_attention",), init_text="a")
+    for tensors in prefix.attach(bundle, config).state().values():
+        for name, values in tensors.items():
+            by_place = values.reshape(-1, 8, values.shape[-1]).transpose(0, 1).flatten(1)
+            assert len(torch.unique(by_place, dim=0)) == 8, name
+
+
+def test_what_tells_times_is_not_copied(monkeypatch: pytest.MonkeyPatch):
+    bundle: Any = tiny_stable_audio(0)
+    seen: dict[str, torch.Tensor] = {}
+    listen = prefix._activations
+    monkeypatch.setattr(prefix, "_activations", lambda *a: seen.update(listen(*a)) or seen)
+    state = prefix.attach(bundle, Config(length=4)).state()["transformer"]
+    for site in bundle.sites_of(["self_attention", "cross_attention"]):
+        first = 1 if site.role == "self_attention" else 0
+        keys, _ = seen[f"transformer/{site.attention}"].chunk(2)
+        assert torch.equal(state[f"{site.attention}.keys"][:, 0], keys[:, first])
 
 
 @PLACEMENTS

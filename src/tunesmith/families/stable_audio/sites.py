@@ -29,9 +29,13 @@ def sites_of(transformer: Any, text: Any) -> tuple[Site, ...]:
             place = f"{root}.{name}"
             inputs = {short: f"{place}.to_{short}" for short in "qkv"}
             output = f"{place}.to_out.0"
+            leading = 1 if role == "self_attention" else 0  # the time t, begin and end of the sound
             found.append(
-                Site(role, layer, "transformer", inputs, output, width, place, heads[name])
-            )
+                Site(
+                    role, layer, "transformer", inputs, output, width, place, heads[name],
+                    leading=leading,
+                )
+            )  # fmt: skip
         inputs, output = {"up": f"{root}.ff.net.0.proj"}, f"{root}.ff.net.2"
         found.append(Site("feed_forward", layer, "transformer", inputs, output, width))
     text_width = int(text.config.d_model)

@@ -41,6 +41,7 @@ def sites_of(transformer: Any, text: Any) -> tuple[Site, ...]:
                     place,
                     sets * heads,
                     width // heads,
+                    leading=int(config.num_memory_tokens) if role == "self_attention" else 0,
                 )
             )
         inputs, output = {"up": f"{root}.ff.proj_in"}, f"{root}.ff.proj_out"
