@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,16 @@ from tunesmith.evaluation.losses import chosen
 from tunesmith.families import EMBEDDED, base_limits
 from tunesmith.sweep.grid import Trial
 from tunesmith.sweep.table import Row, Table, tabled
-from tunesmith.sweep.trial import total_steps
+from tunesmith.sweep.trial import best_dtype, total_steps
 from tunesmith.training.guards import anywhere
 from tunesmith.training.signals import StopFlag
 from tunesmith.training.workers import Job, run_jobs
 
 OnEvent = Callable[[str, Mapping[str, Any]], None]
+Run = Callable[[Sequence[Job]], dict[str, Any]]
 
 ENGINES = ("local", "ray")
+AUTO = "auto"  # of base.dtype
 RUNGS = 4
 """Parts of a training; there are rungs after the first and the second."""
 
@@ -94,7 +97,24 @@ def sweep(
     if wishes.takes < 4:
         raise UserError(f"{wishes.takes} takes prove nothing", "give 4 or more")
     measured = _measured(trials, wishes)
-    jobs = {trial.key: _Runner(trial, out, measured, wishes) for trial in trials}
+    with ExitStack() as held:
+        run = _opened(wishes, stop, event, held)
+        dtype = _dtype(trials, run, wishes)
+        jobs = {trial.key: _Runner(trial, out, measured, wishes, dtype) for trial in trials}
+        rows = _halved(trials, jobs, run, wishes, event)
+    table = tabled(rows, measured.embedding, measured.reference, measured.facts())
+    table.write(out)
+    return table
+
+
+def _halved(
+    trials: Sequence[Trial],
+    jobs: Mapping[str, _Runner],
+    run: Run,
+    wishes: Wishes,
+    event: OnEvent,
+) -> list[Row]:
+    """Trains rung by rung; a row for every trial, however far it came."""
     rungs = RUNGS // 2 if wishes.halving and len(trials) > _FEWEST else 0
     found: dict[str, dict[str, Any]] = {}
     stopped: dict[str, int] = {}
@@ -105,7 +125,7 @@ def sweep(
             {"name": f"{len(alive)} trials to {'the end' if rung is None else f'rung {rung}'}"},
         )
         work = [job for trial in alive if (job := jobs[trial.key].job(rung)) is not None]
-        told = _run_all(work, wishes, stop, event)
+        told = run(work)
         found |= {trial.key: told[trial.key] for trial in alive if trial.key in told}
         alive = [trial for trial in alive if "failed" not in found.get(trial.key, {})]
         if rung is not None and len(alive) > _FEWEST:
@@ -114,12 +134,9 @@ def sweep(
             kept = {one.key for one in ranked[: max(_FEWEST, -(-len(alive) // 2))]}
             stopped |= {one.key: rung for one in alive if one.key not in kept}
             alive = [one for one in alive if one.key in kept]
-    rows = [
+    return [
         jobs[trial.key].row(found.get(trial.key, {}), stopped.get(trial.key)) for trial in trials
     ]
-    table = tabled(rows, measured.embedding, measured.reference, measured.facts())
-    table.write(out)
-    return table
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +194,9 @@ def _measured(trials: Sequence[Trial], wishes: Wishes) -> _Measured:
 class _Runner:
     """The jobs of one trial."""
 
-    def __init__(self, trial: Trial, out: Path, measured: _Measured, wishes: Wishes) -> None:
+    def __init__(
+        self, trial: Trial, out: Path, measured: _Measured, wishes: Wishes, dtype: str
+    ) -> None:
         self.trial, self.measured = trial, measured
         self.total = total_steps(trial.loaded)
         self.every = max(1, -(-self.total // RUNGS))
@@ -192,6 +211,8 @@ class _Runner:
         told = [trial.key, values["preview"], measured.embedding, measured.hashes]
         name = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
         self.folder = (out / "trials" / name).resolve()
+        if values["base"]["dtype"] == AUTO:
+            values["base"]["dtype"] = dtype
         self.values = values | {"out": str(self.folder)}
 
     def steps(self, rung: int) -> int:
@@ -238,14 +259,37 @@ class _Runner:
         )
 
 
-def _run_all(jobs: Sequence[Job], wishes: Wishes, stop: StopFlag, event: OnEvent) -> dict[str, Any]:
-    if not jobs:
-        return {}
+def _opened(wishes: Wishes, stop: StopFlag, event: OnEvent, held: ExitStack) -> Run:
+    """What runs jobs; ``held`` closes it."""
     if wishes.engine == "ray":
-        from tunesmith.sweep.on_ray import run_on_ray
+        from tunesmith.sweep.on_ray import Cluster
 
-        return run_on_ray(jobs, workers=wishes.workers, stop=stop, on_event=event)
-    return run_jobs(jobs, workers=wishes.workers or 1, stop=stop, on_event=event, apart=True)
+        cluster = held.enter_context(Cluster(wishes.workers, stop, event))
+        return lambda jobs: cluster.run(jobs, lost=_lost) if jobs else {}
+    workers = wishes.workers or 1
+    return lambda jobs: (
+        run_jobs(jobs, workers=workers, stop=stop, on_event=event, apart=True, lost=_lost)
+        if jobs
+        else {}
+    )
+
+
+def _lost(reason: str) -> dict[str, Any]:
+    """What a trial gave whose process was killed; not written down, so that it is tried again."""
+    return {"rungs": {}, "failed": f"it was killed, as for want of memory: {reason}"}
+
+
+def _dtype(trials: Sequence[Trial], run: Run, wishes: Wishes) -> str:
+    """What ``base.dtype: auto`` means in all trials: by chance or machine they would differ in it.
+
+    Told by a machine that trials run on, which may have a GPU where this one has none.
+    """
+    if all(trial.loaded.config.base.dtype != AUTO for trial in trials):
+        return AUTO
+    if wishes.engine == "local":
+        return best_dtype(None, lambda kind, values: None)["dtype"]
+    told = run([Job("precision", "tunesmith.sweep.trial:best_dtype")])["precision"]
+    return told.get("dtype", AUTO)
 
 
 __all__ = ["ENGINES", "Wishes", "sweep"]

@@ -24,6 +24,7 @@ from tunesmith.evaluation.crowds import crowd_kad
 from tunesmith.evaluation.hearing import embed
 from tunesmith.evaluation.takes import make_takes
 from tunesmith.formats.adapter import read_card
+from tunesmith.training.hardware import best_device, choose_dtype
 from tunesmith.training.run import intervals, train
 from tunesmith.training.signals import StopFlag
 
@@ -44,6 +45,11 @@ def total_steps(loaded: Loaded) -> int:
     if loaded.config.data.keep_best < 1:
         clips, _ = best(clips, place, loaded.config.data.keep_best)
     return intervals(loaded.config, sum(clip.split == "train" for clip in clips)).total
+
+
+def best_dtype(stop: Callable[[], int] | None, on_event: OnEvent) -> dict[str, str]:
+    """``{"dtype"}``: the precision that suits the machine this runs on; a job, as :func:`run_trial` is."""
+    return {"dtype": str(choose_dtype("auto", best_device())).removeprefix("torch.")}
 
 
 class _Pausing(StopFlag):
@@ -207,4 +213,4 @@ def _kad(files: Sequence[str | Path], reference: Sequence[str], embedding: str) 
     }
 
 
-__all__ = ["FILE", "TAKES", "run_trial", "total_steps"]
+__all__ = ["FILE", "TAKES", "best_dtype", "run_trial", "total_steps"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -27,16 +28,22 @@ def device_name(device: torch.device) -> str:
     return platform.processor() or device.type.upper()
 
 
-def _product_s(dtype: torch.dtype, size: int = 768, repeats: int = 3) -> float:
-    """Best time of a square product with its transpose's layout, as linears use it."""
-    left = torch.randn(size, size).to(dtype)
-    right = torch.randn(size, size).to(dtype)
-    best = float("inf")
-    for _ in range(repeats + 1):
+_PRODUCT = 768
+_ROUNDS, _CLEARLY = 8, 3.0
+
+
+def _timed_product(dtype: torch.dtype) -> Callable[[], float]:
+    """A square product with its transpose's layout, as linears use it; each call gives its seconds."""
+    left = torch.randn(_PRODUCT, _PRODUCT).to(dtype)
+    right = torch.randn(_PRODUCT, _PRODUCT).to(dtype)
+
+    def once() -> float:
         begin = time.perf_counter()
         torch.nn.functional.linear(left, right)
-        best = min(best, time.perf_counter() - begin)
-    return best
+        return time.perf_counter() - begin
+
+    once()  # the first one also chooses kernels
+    return once
 
 
 @cache
@@ -44,9 +51,17 @@ def cpu_likes_bfloat16() -> bool:
     """Whether bf16 products are clearly faster than fp32 ones on this CPU.
 
     Measured rather than read from flags: without AMX or AVX512-BF16 they collapse to a fraction of
-    the speed, and a flag does not tell whether the library has a kernel for it.
+    the speed, and a flag does not tell whether the library has a kernel for it. In turns, and by the
+    best of each: on a busy machine all tries of one may be slow if they follow each other, and two runs
+    that are compared must not differ in precision by chance.
     """
-    return _product_s(torch.bfloat16) * 1.3 < _product_s(torch.float32)
+    half, single = _timed_product(torch.bfloat16), _timed_product(torch.float32)
+    half_s = single_s = float("inf")
+    for done in range(_ROUNDS):
+        half_s, single_s = min(half_s, half()), min(single_s, single())
+        if done and half_s > _CLEARLY * single_s:
+            return False  # without a kernel of its own; each further try would cost as much
+    return half_s * 1.3 < single_s
 
 
 def choose_dtype(wish: str, device: torch.device) -> torch.dtype:
@@ -67,7 +82,8 @@ def choose_dtype(wish: str, device: torch.device) -> torch.dtype:
 def products_per_s(device: torch.device, dtype: torch.dtype) -> float:
     """Measured multiply-adds a second in a linear of common size."""
     if device.type == "cpu":
-        return 768**3 / _product_s(dtype)
+        product = _timed_product(dtype)
+        return _PRODUCT**3 / min(product() for _ in range(4))
     left = torch.randn(4096, 4096, device=device, dtype=dtype)
     torch.nn.functional.linear(left, left)
     torch.cuda.synchronize()

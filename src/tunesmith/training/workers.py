@@ -31,6 +31,9 @@ from tunesmith.training.signals import StopFlag
 
 OnEvent = Callable[[str, Mapping[str, Any]], None]
 
+TRIES = 2
+"""Of a job whose process is killed, where that is not the end of all: a second time is no accident."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -51,7 +54,13 @@ class Job:
 
 
 def run_jobs(
-    jobs: Sequence[Job], *, workers: int, stop: StopFlag, on_event: OnEvent, apart: bool = False
+    jobs: Sequence[Job],
+    *,
+    workers: int,
+    stop: StopFlag,
+    on_event: OnEvent,
+    apart: bool = False,
+    lost: Callable[[str], Any] | None = None,
 ) -> dict[str, Any]:
     """Run all jobs, in their order as far as ``after`` allows.
 
@@ -61,6 +70,8 @@ def run_jobs(
         stop: raising it stops every job as the job itself sees fit.
         on_event: told what happens in all of them, one at a time.
         apart: give a single worker a process of its own too.
+        lost: what a job gave whose process was killed :data:`TRIES` times, from the reason; by default
+            that is the end of all of them.
 
     Returns:
         What each job returned, by its name.
@@ -77,7 +88,7 @@ def run_jobs(
         }
     workers = max(1, workers)
     threads = max(1, len(os.sched_getaffinity(0)) // workers)
-    crew = _Crew(jobs, on_event)
+    crew = _Crew(jobs, on_event, lost)
     hands = [_Hand(crew, threads) for _ in range(min(workers, len(jobs)))]
     try:
         told = 0
@@ -103,8 +114,11 @@ def run_jobs(
 class _Crew:
     """What is to be done and what is done, shared by the threads that look after the workers."""
 
-    def __init__(self, jobs: Sequence[Job], on_event: OnEvent) -> None:
+    def __init__(
+        self, jobs: Sequence[Job], on_event: OnEvent, lost: Callable[[str], Any] | None
+    ) -> None:
         self._waiting = list(jobs)
+        self.lost, self.ending = lost, False
         self._changed = threading.Condition()
         self._on_event = on_event
         self.results: dict[str, Any] = {}
@@ -134,6 +148,7 @@ class _Crew:
     def end(self) -> None:
         """Nothing new begins."""
         with self._changed:
+            self.ending = True
             self._waiting.clear()
             self._changed.notify_all()
 
@@ -146,14 +161,19 @@ class _Hand:
     """One worker process and the thread that feeds it."""
 
     def __init__(self, crew: _Crew, threads: int) -> None:
-        self._crew = crew
+        self._crew, self._threads = crew, threads
+        self._process = self._begun()
+        self.thread = threading.Thread(target=self._work, daemon=True)
+        self.thread.start()
+
+    def _begun(self) -> subprocess.Popen[str]:
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # torch takes its number from them
-        environment = os.environ | dict.fromkeys(names, str(threads))
+        environment = os.environ | dict.fromkeys(names, str(self._threads))
         for name in launch.NAMES:
             environment.pop(
                 name, None
             )  # a worker is one process on its own, whoever started its parent
-        self._process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "tunesmith.training.workers"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -161,8 +181,6 @@ class _Hand:
             env=environment,
             start_new_session=True,  # a terminal's Ctrl-C reaches the parent alone, which tells them
         )
-        self.thread = threading.Thread(target=self._work, daemon=True)
-        self.thread.start()
 
     def send(self, message: Mapping[str, Any]) -> None:
         assert self._process.stdin
@@ -187,10 +205,31 @@ class _Hand:
     def _work(self) -> None:
         try:
             while job := self._crew.take():
-                self.send({"call": job.call, "arguments": job.arguments})
-                self._crew.done(job, self._result(job))
+                self._crew.done(job, self._tried(job))
         except Exception as error:
             self._crew.failed(error)
+
+    def _tried(self, job: Job) -> Any:
+        tries = 0
+        while True:
+            tries += 1
+            self.send({"call": job.call, "arguments": job.arguments})
+            try:
+                return self._result(job)
+            except _LostError as error:
+                if self._crew.lost is None or self._crew.ending:
+                    raise
+                self._replace()
+                if tries == TRIES:
+                    return self._crew.lost(str(error))
+
+    def _replace(self) -> None:
+        """A new process in the place of one that is gone."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self._process = self._begun()
 
     def _result(self, job: Job) -> Any:
         assert self._process.stdout
@@ -202,7 +241,11 @@ class _Hand:
                 return told["result"]
             else:
                 raise _error(told)
-        raise RuntimeError(f"the process of '{job.name}' ended ({self._process.wait()})")
+        raise _LostError(f"the process of '{job.name}' ended ({self._process.wait()})")
+
+
+class _LostError(RuntimeError):
+    """A process ended before its job did."""
 
 
 def _told(on_event: OnEvent, name: str) -> OnEvent:

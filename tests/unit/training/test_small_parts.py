@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -64,13 +65,23 @@ def test_a_tracker_that_is_not_installed(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize(
     ("bf16_s", "fp32_s", "wanted"),
-    [(1.0, 2.0, torch.bfloat16), (1.0, 1.2, torch.float32), (9.0, 1.0, torch.float32)],
+    [
+        ([1.0], [2.0], torch.bfloat16),
+        ([1.0], [1.2], torch.float32),
+        ([9.0], [1.0], torch.float32),
+        # Other work on the machine, for all but one product of each.
+        ([9.0, 9.0, 9.0, 1.0], [5.0, 0.6, 5.0, 5.0], torch.float32),
+        ([2.5, 0.4, 2.5, 2.5], [9.0, 9.0, 9.0, 1.0], torch.bfloat16),
+    ],
 )
 def test_bfloat16_only_where_it_is_clearly_faster(
-    monkeypatch: pytest.MonkeyPatch, bf16_s: float, fp32_s: float, wanted: torch.dtype
+    monkeypatch: pytest.MonkeyPatch,
+    bf16_s: list[float],
+    fp32_s: list[float],
+    wanted: torch.dtype,
 ):
-    times = {torch.bfloat16: bf16_s, torch.float32: fp32_s}
-    monkeypatch.setattr(hardware, "_product_s", lambda dtype, *_: times[dtype])
+    times = {torch.bfloat16: itertools.cycle(bf16_s), torch.float32: itertools.cycle(fp32_s)}
+    monkeypatch.setattr(hardware, "_timed_product", lambda dtype: times[dtype].__next__)
     hardware.cpu_likes_bfloat16.cache_clear()
     assert choose_dtype("auto", CPU) == wanted
     hardware.cpu_likes_bfloat16.cache_clear()

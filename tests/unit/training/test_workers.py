@@ -40,6 +40,13 @@ def break_(*, stop, on_event):
 
 def vanish(*, stop, on_event):
     os._exit(3)
+
+def vanish_once(*, folder, stop, on_event):
+    path = os.path.join(folder, "begun")
+    if os.path.exists(path):
+        return "second time"
+    open(path, "w").close()
+    os._exit(3)
 """
 
 
@@ -134,3 +141,16 @@ def test_no_worker_and_no_thread_is_left() -> None:
     before = threading.active_count()
     run_jobs(jobs("double", "double", value=1), workers=2, stop=StopFlag(), on_event=nothing)
     assert threading.active_count() == before
+
+
+def test_a_job_whose_process_is_killed_is_tried_again_and_then_told(tmp_path: Path) -> None:
+    some = [
+        *jobs("vanish"),
+        Job("once", "work_for_test:vanish_once", {"folder": str(tmp_path)}),
+        Job("after", "work_for_test:double", {"value": 1}),
+    ]
+    made = run_jobs(
+        some, workers=1, stop=StopFlag(), on_event=nothing, apart=True, lost=lambda why: why
+    )
+    assert "ended (3)" in made["0 vanish"]
+    assert made["once"] == "second time" and made["after"]["value"] == 2
