@@ -26,7 +26,7 @@ FAULTS: Mapping[str, str] = MappingProxyType(
     {
         "noise": "its background is too loud, by its level and by how DNSMOS would rate it",
         "music": "tones that keep their pitch sound under the speech",
-        "reverberation": "its words ring on: no faster fall than 60 dB in 0.4 s",
+        "reverberation": "its words ring on: no faster fall than 60 dB in 0.45 s",
         "bandwidth": "nothing above half of what its recording could hold, as through a telephone",
         OTHER_SPEAKER: "another voice than most of the clips",
         TRANSCRIPT: "no text, or one that disagrees with what was recognised",
@@ -41,7 +41,7 @@ _MOST_SNR_DB, _DB_PER_MOS, _MIDDLE_MOS = 35.0, 8.0, 3.0
 # In less than a second there is hardly a pause to hear the background in, and a nasal is a steady tone.
 _SHORT_S, _LESS_IF_SHORT = 1.0, 8.0
 _MOST_TONES, _TONES_BELOW_CLEANNESS = 0.05, 22.0
-_LONGEST_DECAY_S, _LEAST_FOR_DECAY_S = 0.40, 2.5
+_LONGEST_DECAY_S, _LEAST_FOR_DECAY_S = 0.45, 2.5
 _LEAST_BAND, _FULL_BAND_HZ = 0.55, 8000.0
 
 
