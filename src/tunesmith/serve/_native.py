@@ -147,7 +147,16 @@ class NativeProduct:
         self._address = ctypes.addressof(self.struct)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """``[R, k]`` to ``[R, d]``."""
+        """``[R, k]`` to ``[R, d]``.
+
+        Raises:
+            ValueError: x is not that, in float32 on the CPU with an even R: the source reads what it is given.
+        """
+        fits = x.dtype == torch.float32 and x.device.type == "cpu" and x.dim() == 2
+        if not fits or x.shape[1] != self.inputs or len(x) % 2:
+            raise ValueError(
+                f"rows {list(x.shape)} of {x.dtype}, where an even number of {self.inputs} fits"
+            )
         x, rows, threads = x.contiguous(), len(x), torch.get_num_threads()
         y = x.new_empty(rows, self.outputs)
         room = room_of(rows, self.inputs)

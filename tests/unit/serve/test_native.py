@@ -48,6 +48,17 @@ def test_a_product_is_that_of_the_library(shape: tuple[int, int]) -> None:
         torch.testing.assert_close(product(x), F.linear(x, weight), rtol=1e-5, atol=1e-4)
 
 
+@needed
+@pytest.mark.parametrize(
+    "x", [_drawn(3, 32), _drawn(2, 48), _drawn(2, 2, 32), _drawn(2, 32).double()]
+)
+def test_rows_that_do_not_fit_are_not_read(x: Tensor) -> None:
+    product = native_product(_drawn(16, 32), int8=False)
+    assert product is not None
+    with pytest.raises(ValueError, match="even number of 32"):
+        product(x)
+
+
 @in_8_bits
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_product_of_bytes_is_that_of_the_rounded_numbers(shape: tuple[int, int]) -> None:
