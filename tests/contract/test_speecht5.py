@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -333,6 +334,29 @@ def test_a_share_of_the_pieces_has_the_mels_that_the_model_says(monkeypatch: pyt
     some = heard(0.5, said)
     assert not torch.equal(some, given)
     assert not torch.equal(some, own)
+
+
+@pytest.mark.parametrize("gain", [0.5, 1.0, 1.5])
+def test_a_vocoder_that_is_too_soft_pays_for_it_thrice(gain: float):
+    """Of the right wave g times: |1 − g| + |ln g| by its STFT, |ln g| by its mels, λ·|ln g| by its energy."""
+    bundle: Any = tiny(0)
+    vocoder_cell("full", bundle)
+    clip = bundle.encode_audio(noise(bundle, 1.0, 3))[:, : vocoder_module.PIECE]
+    batch = bundle.collate([Example("x", clip, bundle.encode_text(["a"])[0])], [0])
+    wave = batch.codes[:, 8:].transpose(1, 2).flatten(1)
+
+    class Loud:
+        conv_pre = bundle.module.vocoder.conv_pre
+
+        def __call__(self, mels: torch.Tensor) -> torch.Tensor:
+            return gain * wave.expand(len(mels), -1)
+
+    found = vocoder_module.vocoder_loss(
+        Loud(), bundle.module.sound, batch, 8, batch.codes[:, :8].mT
+    )
+    off = abs(math.log(gain))
+    wanted = abs(1 - gain) + (2 + vocoder_module.ENERGY) * off
+    assert float(found) == pytest.approx(wanted, rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")

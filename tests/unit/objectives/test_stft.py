@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from tunesmith.objectives.stft import (
     Resolution,
+    energy_distance,
     magnitudes,
     mel_distance,
     multi_resolution_stft,
@@ -98,3 +100,50 @@ def test_descending_it_leads_to_the_sound():
         loss.backward()
         optimizer.step()
     assert last < 0.5 * first
+
+
+# --- energy ---
+
+FILTERS = torch.rand(129, 10, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("gain", [0.5, 2.0, -3.0])
+def test_energy_of_a_gain_has_a_closed_form(gain: float):
+    """P(g·x) = g²·P(x) in any window, one that is longer than the wave, too: ½ |ln g²| = |ln |g||."""
+    found = energy_distance(gain * noise(), noise(), FILTERS, AT, (1, 8, 1000))
+    torch.testing.assert_close(found, torch.full((2,), abs(math.log(abs(gain)))))
+
+
+def test_of_energy_it_is_the_sum_that_counts_and_not_where_in_a_window_it_lies():
+    """An unlike noise of equal power is far off frame by frame, and near in long windows."""
+    one, other = noise(1, 40_000), noise(1, 40_000, seed=1)
+    near, far = (float(energy_distance(one, other, FILTERS, AT, (w,))) for w in (200, 1))
+    assert near < 0.25 * far
+    both = energy_distance(one, other, FILTERS, AT, (200, 1))
+    assert float(both) == pytest.approx((near + far) / 2, rel=1e-5)
+
+
+def test_a_sound_whose_swell_cannot_be_foretold_is_learned_at_its_level_and_frame_by_frame_too_soft():
+    """Steady noise can only be as loud as one that swells and fades; distances of frames end at the median."""
+    swell = torch.randn(1, 1, 40, generator=torch.Generator().manual_seed(2)).mul(1.2).exp()
+    wanted = noise(1, 40_000) * torch.nn.functional.interpolate(swell, 40_000, mode="linear")[0]
+    steady = noise(1, 40_000, seed=1)
+    levels = torch.linspace(-1.5, 1.5, 31).exp()
+
+    def best(distance: Callable[[torch.Tensor], torch.Tensor]) -> float:
+        return float(levels[torch.stack([distance(g * steady)[0] for g in levels]).argmin()])
+
+    truth = float(wanted.norm() / steady.norm())
+    sums = best(lambda wave: energy_distance(wave, wanted, FILTERS, AT, (1000,)))
+    frames = best(lambda wave: mel_distance(wave, wanted, FILTERS, AT))
+    assert sums == pytest.approx(truth, rel=0.06)
+    assert frames < 0.75 * truth
+
+
+def test_energy_has_finite_gradients_for_silence_and_at_the_goal():
+    for found, wanted in ((torch.zeros(1, 4096), noise(1)), (noise(1), noise(1))):
+        found = found.clone().requires_grad_(True)
+        energy_distance(found, wanted, FILTERS, AT, (1, 8)).sum().backward()
+        assert found.grad is not None
+        assert bool(found.grad.isfinite().all())
+    assert bool(energy_distance(noise(1), torch.zeros(1, 4096), FILTERS, AT, (8,)).isfinite().all())
