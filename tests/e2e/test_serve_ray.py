@@ -1,6 +1,6 @@
 """The server on Ray Serve for real: two replicas and two adapters give the sounds of one process without Ray.
 
-Ray runs in a process of its own with all that it starts; what is left of it when the test ends is killed.
+Ray is started by a process of its own, which SIGTERM has to end; what is left of it then is killed.
 """
 
 from __future__ import annotations
@@ -12,39 +12,16 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 NAMES = ("jazz", "swing")
-
-DRIVER = """
-import hashlib, json, sys, urllib.request
-from concurrent.futures import ThreadPoolExecutor
-from tunesmith.serve.ray_app import build
-from tunesmith.serve.ray_local import local_serve
-
-port, options, wanted = int(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
-
-
-def ask(body):
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/audio/generations",
-        json.dumps(body).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=200) as reply:
-        return hashlib.sha256(reply.read()).hexdigest()
-
-
-with local_serve(port=port) as serve:
-    serve.run(build(options), name="tunesmith")
-    with ThreadPoolExecutor(4) as several:
-        sounds = list(several.map(ask, wanted))
-    workers = serve.status().applications["tunesmith"].deployments["worker"]
-    print(json.dumps({"sounds": sounds, "replicas": sum(workers.replica_states.values())}), flush=True)
-"""
 
 
 def make_adapters(base: Path, top: Path) -> dict[str, Path]:
@@ -84,6 +61,17 @@ def alone(
             answers = [http.post("/v1/audio/generations", json=one) for one in wanted]
     assert all(answer.status_code == 200 for answer in answers)
     return [hashlib.sha256(answer.content).hexdigest() for answer in answers]
+
+
+def ask(port: int, body: dict[str, Any]) -> str:
+    """Hash of the sound that is answered."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/audio/generations",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=200) as reply:
+        return hashlib.sha256(reply.read()).hexdigest()
 
 
 def free_port() -> int:
@@ -132,20 +120,61 @@ def test_two_replicas_and_two_adapters_give_the_sounds_of_one_process(
         "adapters": ",".join(f"{name}={folder}" for name, folder in adapters.items()),
         "jobs": str(tmp_path / "jobs"),
     }
-    words = [str(free_port()), json.dumps(options), json.dumps(wanted)]
+    port = free_port()
+    log = (tmp_path / "log").open("w+")
     with subprocess.Popen(
-        [sys.executable, "-c", DRIVER, *words],
+        [
+            *(sys.executable, "-m", "tunesmith.serve.ray_run", f"port={port}"),
+            *(f"{name}={value}" for name, value in options.items()),
+        ],
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=log,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    ) as driver:
+        env=os.environ | {"OMP_NUM_THREADS": "1", "RAY_ADDRESS": "local"},
+    ) as server:
+        below: set[int] = set()
         try:
-            out, said = driver.communicate(timeout=400)
-        except subprocess.TimeoutExpired:
-            for pid in (*children_of(driver.pid), driver.pid):
-                os.kill(pid, signal.SIGKILL)
-            raise
-    assert driver.returncode == 0, said[-3000:]
-    told = json.loads(next(line for line in out.splitlines() if line.startswith("{")))
-    assert told == {"sounds": expected, "replicas": 2}
+            assert server.stdout is not None
+            said = next((line for line in server.stdout if line.startswith("http")), "")
+            assert said.strip() == f"http://127.0.0.1:{port}", (tmp_path / "log").read_text()[
+                -3000:
+            ]
+            below = children_of(server.pid)
+            with ThreadPoolExecutor(4) as several:
+                sounds = list(several.map(lambda one: ask(port, one), wanted))
+            replicas = sum(
+                name.startswith("ray::ServeReplica:tunesmith:worker") for name in names(below)
+            )
+            server.send_signal(signal.SIGTERM)
+            server.stdout.read()
+            code = server.wait(200)
+        finally:
+            server.kill()
+            for pid in below:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            log.close()
+    assert sounds == expected and replicas == 2
+    assert code == 0, (tmp_path / "log").read_text()[-3000:]
+
+
+def names(pids: Iterable[int]) -> list[str]:
+    """What processes call themselves."""
+    found = []
+    for pid in pids:
+        with suppress(OSError):
+            found.append(Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace"))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("word", "fault"),
+    [("pocket", "'pocket' is no setting"), ("port=x", "no whole number"), ("drain=x", "no whole")],
+)
+def test_a_mistake_is_one_line(word: str, fault: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ray.serve")
+    from tunesmith.serve.ray_run import main
+
+    with pytest.raises(SystemExit) as ended:
+        main([word])
+    assert ended.value.code == 2 and fault in capsys.readouterr().err

@@ -20,12 +20,14 @@ from typing import Any
 
 from tunesmith.errors import UserError
 from tunesmith.formats.adapter import find_adapter, home
+from tunesmith.serve.jobs import Jobs
 from tunesmith.serve.ray_engine import RayEngine
 from tunesmith.serve.ray_worker import Worker
 from tunesmith.serve.server import jobs_home
 from tunesmith.serve.tokens import find_token
 
 _DRAIN_S = 10.0
+_OPEN: list[Jobs] = []  # of the front in this process
 
 
 def build(arguments: Mapping[str, Any]) -> Any:
@@ -91,6 +93,15 @@ class _Front:
     def __init__(self, workers: Any) -> None:
         pass  # named here so that Ray starts them; the application has a handle of its own
 
+    async def close(self, drain_s: float) -> None:
+        """Accept nothing more and let what runs come to its end, while there still are workers.
+
+        Ray stops the workers of an application that is deleted as soon as the front, which would go on
+        waiting for them.
+        """
+        for jobs in _OPEN:
+            await asyncio.to_thread(jobs.close, drain_s)
+
 
 def front(
     handle: Any,
@@ -111,7 +122,6 @@ def front(
         token, names: who may ask.
     """
     from tunesmith.serve.app import Access, application
-    from tunesmith.serve.jobs import Jobs
     from tunesmith.serve.shelf import Shelf
 
     with ThreadPoolExecutor(1) as aside:  # Ray's answers are not waited for in its own loop
@@ -123,6 +133,7 @@ def front(
     shelf = Shelf(engine, folder, kept)
     shelf.restore()
     jobs.start()
+    _OPEN.append(jobs)
     app = application(jobs, shelf, Access(token, names), closing=lambda: not jobs.accepting)
 
     async def with_end(scope: Any, receive: Any, send: Any) -> None:

@@ -36,8 +36,7 @@ def local_serve(*, port: int = 8000, cpus: int = 2, patience_s: float = 300.0) -
     Raises:
         TimeoutError: they were not up in time.
     """
-    for name, value in _PATIENCE.items():  # read by Ray's processes as they start
-        os.environ.setdefault(name, value)
+    be_patient()
     import ray
     from ray import serve
 
@@ -49,7 +48,7 @@ def local_serve(*, port: int = 8000, cpus: int = 2, patience_s: float = 300.0) -
         object_store_memory=_STORE_BYTES,
     )
     try:
-        _started(serve, ray, port, time.monotonic() + patience_s)
+        start_serve("127.0.0.1", port, patience_s)
         yield serve
     finally:
         try:
@@ -58,11 +57,29 @@ def local_serve(*, port: int = 8000, cpus: int = 2, patience_s: float = 300.0) -
             ray.shutdown()
 
 
-def _started(serve: Any, ray: Any, port: int, deadline: float) -> None:
-    """Its controller and proxy; asked again while they are on their way, which makes no second one."""
+def be_patient() -> None:
+    """Gives the processes of Ray that are started after it time to come up on a busy machine."""
+    for name, value in _PATIENCE.items():  # read by Ray's processes as they start
+        os.environ.setdefault(name, value)
+
+
+def start_serve(host: str, port: int, patience_s: float = 300.0) -> None:
+    """Serve's controller and proxy; asked again while they are on their way, which makes no second one.
+
+    Args:
+        host, port: where the proxy listens.
+        patience_s: how long it may take.
+
+    Raises:
+        TimeoutError: they were not up in time.
+    """
+    import ray.exceptions
+    from ray import serve
+
+    deadline = time.monotonic() + patience_s
     while True:
         try:
-            serve.start(http_options={"host": "127.0.0.1", "port": port})
+            serve.start(http_options={"host": host, "port": port})
             return
         except (TimeoutError, ray.exceptions.RayActorError) as error:
             if time.monotonic() > deadline:
@@ -70,4 +87,4 @@ def _started(serve: Any, ray: Any, port: int, deadline: float) -> None:
             time.sleep(1.0)
 
 
-__all__ = ["local_serve"]
+__all__ = ["be_patient", "local_serve", "start_serve"]
