@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tunesmith.config import load_config
+from tunesmith.errors import UserError
 from tunesmith.formats.adapter import read_card
 from tunesmith.training.log import read_metrics
 from tunesmith.training.run import train
@@ -16,11 +17,14 @@ from tunesmith.training.signals import StopFlag
 
 
 def train_one(*, settings: dict[str, Any], stop: StopFlag, on_event: Any) -> dict[str, Any]:
-    """Train unless it was done; what it took and what it gave."""
+    """Train unless it was done with these settings; what it took and what it gave."""
     folder = Path(settings["out"])
     told = folder / "bench.json"
     if told.is_file():
-        return json.loads(told.read_text())
+        found = json.loads(told.read_text())
+        if found.get("settings", settings) == json.loads(json.dumps(settings)):
+            return found
+        raise UserError(f"{folder} was trained with other settings", "remove it and its takes")
     lists = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
     loaded = load_config(settings=lists)
     result = train(loaded, resume=(folder / "checkpoints").is_dir(), stop=stop, on_event=on_event)
@@ -37,6 +41,7 @@ def train_one(*, settings: dict[str, Any], stop: StopFlag, on_event: Any) -> dic
         "train_s": sum(x.get("seconds", 0.0) for x in lines if x["kind"] == "train"),
         "kept_step": card["step"],
         "threads": torch.get_num_threads(),
+        "settings": settings,
     }
     told.write_text(json.dumps(found))
     return found

@@ -17,6 +17,11 @@ SHORTER = {"pocket-diffusion": {"train.steps": 40, "train.eval_every": 20}}
 FEWER = {"pocket-diffusion": 32}
 """Takes a model on another base."""
 
+MORE: dict[str, dict[str, int]] = {
+    "pocket-diffusion": {"qlora": 64, "prefix": 64, "prefix-input": 64},
+}
+"""Takes of techniques whose effect drowns in the chance of so few."""
+
 NO_VALIDATION = -1
 """Training clips of a technique: all, with none set aside, so that the last weights are kept."""
 
@@ -98,16 +103,20 @@ TECHNIQUES = (
 RATES: dict[str, dict[str, dict[str, Any]]] = {
     "pocket-diffusion": {
         "lora": {"train.lr": 4e-3},
-        "qlora": {"train.lr": 4e-3},
+        "qlora": {"train.lr": 4e-3, "train.steps": 80},
         "dreambooth-lora": {"train.lr": 4e-3},
         "lora-tokens": {"train.lr": 4e-3},
         "full": {"train.lr": 2e-4},
         "dreambooth": {"train.lr": 2e-4},
         "bottleneck": {"train.lr": 5e-3},
-        "prefix": {"train.lr": 1e-2, "method.roles": ("cross_attention",)},
+        "prefix": {
+            "train.lr": 3e-2, "method.roles": ("cross_attention",),
+            "train.steps": 80, "train.eval_every": 40,
+        },
+        "prefix-input": {"train.steps": 80, "train.eval_every": 40},
         "textual_inversion": {"train.lr": 0.3},
     },
-}
+}  # fmt: skip
 """What a technique has in the place of its own settings on another base."""
 
-__all__ = ["FEWER", "LONG", "NO_VALIDATION", "RATES", "SHORTER", "TECHNIQUES", "Technique"]
+__all__ = ["FEWER", "LONG", "MORE", "NO_VALIDATION", "RATES", "SHORTER", "TECHNIQUES", "Technique"]

@@ -22,7 +22,16 @@ import torch
 
 from bench._methods import train_one
 from bench._results import Row, parser, record
-from bench._techniques import FEWER, LONG, NO_VALIDATION, RATES, SHORTER, TECHNIQUES, Technique
+from bench._techniques import (
+    FEWER,
+    LONG,
+    MORE,
+    NO_VALIDATION,
+    RATES,
+    SHORTER,
+    TECHNIQUES,
+    Technique,
+)
 from tunesmith.data import prepare
 from tunesmith.data.load import load_dataset
 from tunesmith.demo import CLIPS
@@ -52,6 +61,7 @@ class Found:
         peak_bytes: highest resident memory of a training process.
         train_s: seconds in training steps, a process alone with one thread beside another one.
         loss: validation loss of base and adapted, per seed.
+        steps, takes: how many of each.
     """
 
     closed: list[float | None]
@@ -61,6 +71,8 @@ class Found:
     peak_bytes: int
     train_s: list[float]
     loss: list[tuple[float, float]] = field(default_factory=list)
+    steps: int = 0
+    takes: int = 0
 
     @property
     def median(self) -> float | None:
@@ -135,7 +147,12 @@ class Bench:
         """Takes a model: fewer where only the order of rows among themselves matters."""
         few = technique.group in ("ranks", "amounts")
         most = FEW_TAKES if few else FEWER.get(self.base, TAKES)
-        return min(len(self.captions), most)
+        more = MORE.get(self.base, {}).get(technique.name, most)
+        return min(len(self.captions), max(most, more))
+
+    def steps(self, technique: Technique) -> int:
+        """Of its trainings."""
+        return int(self._settings(technique, 0)["train.steps"])
 
     def run(self, technique: Technique, seed: int) -> Path:
         return self.work / "runs" / f"{technique.name}-{seed}"
@@ -155,7 +172,7 @@ class Bench:
         takes = self.work / "takes"
         found = [
             Job("base", sing, common | {"out": str(takes / "base"), "run": None,
-                "prompts": self.captions[: FEWER.get(self.base, TAKES)]}),
+                "prompts": self.captions[: max(map(self.takes, techniques), default=0)]}),
             Job("codec", "tunesmith.evaluation.takes:through_codec",
                 {"out": str(takes / "codec"), "base": self.base, "files": list(map(str, self.held_out))}),
         ]  # fmt: skip
@@ -196,7 +213,9 @@ class Bench:
             names = [self.run(one, seed).name for seed in self.seeds]
             adapted = [embed(made[f"takes of {name}"]) for name in names]
             gap = gaps.compute(reference, ceiling, base[: self.takes(one)], adapted, seed=0)
-            found[one.name] = _found(gap, [made[name] for name in names])
+            found[one.name] = _found(
+                gap, [made[name] for name in names], self.steps(one), self.takes(one)
+            )
             print(one.says, asdict(found[one.name]), flush=True)
         return found
 
@@ -206,7 +225,7 @@ def _tell(kind: str, values: Mapping[str, Any]) -> None:
         print(values["of"], flush=True)
 
 
-def _found(gap: Gap, told: Sequence[Mapping[str, Any]]) -> Found:
+def _found(gap: Gap, told: Sequence[Mapping[str, Any]], steps: int, takes: int) -> Found:
     return Found(
         closed=list(gap.closed),
         p_value=gap.p_value,
@@ -215,10 +234,14 @@ def _found(gap: Gap, told: Sequence[Mapping[str, Any]]) -> Found:
         peak_bytes=max(one["peak_bytes"] for one in told),
         train_s=[one["train_s"] for one in told],
         loss=[(one["loss_before"], one["loss_after"]) for one in told],
+        steps=steps,
+        takes=takes,
     )
 
 
-def rows_of(techniques: Sequence[Technique], found: Mapping[str, Found]) -> list[Row]:
+def rows_of(
+    techniques: Sequence[Technique], found: Mapping[str, Found], base: str = "pocket"
+) -> list[Row]:
     """The table, and the claims that stand on it."""
     rows = []
     for one in techniques:
@@ -240,7 +263,7 @@ def rows_of(techniques: Sequence[Technique], found: Mapping[str, Found]) -> list
             f"gap closed {got.median:.0%} ({each}), p = {got.p_value:.3g}; general loss "
             f"{statistics.median(got.general):+.1%}; validation loss {got.loss[0][0]:.3f} -> {losses}; "
             f"{got.parameters:,} parameters; peak {got.peak_bytes / 2**20:.0f} MiB; "
-            f"{statistics.median(got.train_s):.0f} s"
+            f"{statistics.median(got.train_s):.0f} s{_unlike(one, got, base)}"
             if got.median is not None
             else "no clear gap"
         )
@@ -250,6 +273,18 @@ def rows_of(techniques: Sequence[Technique], found: Mapping[str, Found]) -> list
             passed = got.median is not None and got.median > least and got.p_value < 0.05
         rows.append(Row(what, bar, figure, passed))
     return [*rows, *_prior_rows(found), *_qlora_rows(found)]
+
+
+def _unlike(technique: Technique, got: Found, base: str) -> str:
+    """Steps and takes, where they are not what the table's notes say."""
+    usual = _usual_steps(base), FEWER.get(base, TAKES)
+    if technique.group != "methods" or (got.steps, got.takes) == usual:
+        return ""
+    return f"; {got.steps} steps, {got.takes} takes"
+
+
+def _usual_steps(base: str) -> int:
+    return SHORTER.get(base, {}).get("train.steps", STEPS)
 
 
 def _prior_rows(found: Mapping[str, Found]) -> list[Row]:
@@ -282,12 +317,11 @@ def _qlora_rows(found: Mapping[str, Found]) -> list[Row]:
 
 def notes_of(base: str) -> str:
     """The conditions of a table."""
-    steps = SHORTER.get(base, {}).get("train.steps", STEPS)
-    of_takes = f"{FEWER.get(base, TAKES)} takes a model, {TAKES} held-out clips. "
+    unlike = ", where a row says no other numbers" if base in MORE else ""
+    of_takes = f"{FEWER.get(base, TAKES)} takes a model{unlike}, {TAKES} held-out clips. "
     where = _ON_CUDA if torch.cuda.is_available() else _ON_CPU
-    return f"{steps} steps of {BATCH} clips for every technique, {of_takes}{_NOTES}{where}" + (
-        _PRIORS if base == "pocket" else ""
-    )
+    steps = f"{_usual_steps(base)} steps of {BATCH} clips for every technique"
+    return f"{steps}, {of_takes}{_NOTES}{where}" + (_PRIORS if base == "pocket" else "")
 
 
 _NOTES = (
@@ -336,7 +370,7 @@ def main() -> None:
             measured = [one for one in chosen if not args.done or bench.done(one)]
             found = bench.measure(measured, args.workers)
             (work / "found.json").write_text(json.dumps({k: asdict(v) for k, v in found.items()}))
-    rows = rows_of(TECHNIQUES, found)
+    rows = rows_of(TECHNIQUES, found, args.base)
     if args.quick:
         print(*rows, sep="\n")
         return
