@@ -127,13 +127,21 @@ class Match:
     offset_s: float
 
 
+_CLIP_BITS, _AT_BITS = 26, 21  # 67 million clips; 2 million hops are more than eight hours
+_HALF_SHIFT = _CLIP_BITS + _AT_BITS
+
+
 @dataclass(frozen=True, slots=True)
 class _Postings:
-    """Where halves of words occur, for some of the clips; arrays of one length, sorted by half."""
+    """Where halves of words occur, for some of the clips.
 
-    half: np.ndarray  # uint32: 16 bits, and which half they are
-    clip: np.ndarray  # int32
-    at: np.ndarray  # int32, in hops
+    Attributes:
+        places: uint64, sorted; from the highest bit a half word (16 bits, and which half it is), the clip,
+            and where in it, in hops. One number each, for a large data set has millions of them.
+        clips: how many.
+    """
+
+    places: np.ndarray
     clips: int
 
 
@@ -158,11 +166,9 @@ class Index:
         self._keys.append(key)
         self._prints.append((words, step))
         at = np.flatnonzero(words)
-        half = _halves(words[at])
-        at = np.tile(at * step, 2).astype(np.int32)
-        order = np.argsort(half, kind="stable")
-        clip = np.full(len(half), number, np.int32)
-        part = _Postings(half[order], clip, at[order], 1)
+        half = _halves(words[at]).astype(np.uint64)
+        at = np.tile(at * step, 2).astype(np.uint64)
+        part = _Postings(np.sort(half << _HALF_SHIFT | np.uint64(number << _AT_BITS) | at), 1)
         # Parts of equal size are merged, as in a binary counter: the logarithm stays small.
         while self._parts and self._parts[-1].clips <= part.clips:
             part = _merge(self._parts.pop(), part)
@@ -184,11 +190,11 @@ class Index:
         """Clips and offsets (in hops) that the most equal half words speak for."""
         at = np.flatnonzero(words)
         at = at[:: -(-2 * len(at) // _MOST_KEYS)]
-        half, at = _halves(words[at]), np.tile(at * step, 2)
+        half, at = _halves(words[at]).astype(np.uint64), np.tile(at * step, 2)
         bins = []
         for part in self._parts:
-            first = np.searchsorted(part.half, half, side="left")
-            count = np.searchsorted(part.half, half, side="right") - first
+            first = np.searchsorted(part.places, half << _HALF_SHIFT)
+            count = np.searchsorted(part.places, half + 1 << _HALF_SHIFT) - first
             # The rarest first; what is too common (a steady sound's words) tells nothing.
             order = np.argsort(count, kind="stable")
             order = order[: np.searchsorted(np.cumsum(count[order]), _MOST_POSTINGS, "right")]
@@ -198,8 +204,10 @@ class Index:
                 continue
             start = np.repeat(first - np.concatenate([[0], np.cumsum(count)[:-1]]), count)
             hits = start + np.arange(total)
-            offset = part.at[hits] - np.repeat(at[order], count)
-            bins.append((part.clip[hits].astype(np.int64) << 32) + (offset // _BIN + (1 << 20)))
+            found = part.places[hits].astype(np.int64)
+            offset = (found & (1 << _AT_BITS) - 1) - np.repeat(at[order], count)
+            clip = found >> _AT_BITS & (1 << _CLIP_BITS) - 1
+            bins.append((clip << 32) + (offset // _BIN + (1 << 20)))
         if not bins:
             return []
         places, votes = np.unique(np.concatenate(bins), return_counts=True)
@@ -222,10 +230,9 @@ def _halves(words: np.ndarray) -> np.ndarray:
 
 
 def _merge(one: _Postings, two: _Postings) -> _Postings:
-    half = np.concatenate([one.half, two.half])
-    order = np.argsort(half, kind="stable")
-    clip, at = np.concatenate([one.clip, two.clip]), np.concatenate([one.at, two.at])
-    return _Postings(half[order], clip[order], at[order], one.clips + two.clips)
+    places = np.concatenate([one.places, two.places])
+    places.sort(kind="stable")  # of two runs that are sorted: a merge
+    return _Postings(places, one.clips + two.clips)
 
 
 def _compare(
