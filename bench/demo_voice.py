@@ -94,7 +94,11 @@ def main() -> None:
     notes = (
         "Four minutes of a voice that no network of the package was trained with; 24 held-out "
         "sentences. The encoder that measures similarity is not the one that tells the base its speaker. "
-        "Phone error is against what the recogniser hears in recordings of the same sentences."
+        "Phone error is against what the recogniser hears in recordings of the same sentences. "
+        "What the vocoder learns from was chosen with the vocoder alone (120 steps of 4 pieces, one seed, beside "
+        "other work; similarity of the held-out recordings, and of zero-shot takes, through it): STFT and mel "
+        "distances 0.876 and 0.841, with a speaker consistency loss (Casanova et al. 2022) by the base's "
+        "own x-vectors, of weight 1, 0.874 and 0.834, with the distance of energy, of weight 1, 0.877 and 0.852."
     )
     record("demo_voice", "The demo of a voice", rows, notes=notes)
 
