@@ -321,7 +321,8 @@ def notes_of(base: str) -> str:
     of_takes = f"{FEWER.get(base, TAKES)} takes a model{unlike}, {TAKES} held-out clips. "
     where = _ON_CUDA if torch.cuda.is_available() else _ON_CPU
     steps = f"{_usual_steps(base)} steps of {BATCH} clips for every technique"
-    return f"{steps}, {of_takes}{_NOTES}{where}" + (_PRIORS if base == "pocket" else "")
+    more = {"pocket": _PRIORS, "pocket-diffusion": _LONGER}.get(base, "")
+    return f"{steps}, {of_takes}{_NOTES}{where}{more}"
 
 
 _NOTES = (
