@@ -167,7 +167,8 @@ class Index:
         self._prints.append((words, step))
         at = np.flatnonzero(words)
         half = _halves(words[at]).astype(np.uint64)
-        at = np.tile(at * step, 2).astype(np.uint64)
+        # Hours beyond the last place share it: their votes scatter, and name no wrong clip.
+        at = np.tile(np.minimum(at * step, (1 << _AT_BITS) - 1), 2).astype(np.uint64)
         part = _Postings(np.sort(half << _HALF_SHIFT | np.uint64(number << _AT_BITS) | at), 1)
         # Parts of equal size are merged, as in a binary counter: the logarithm stays small.
         while self._parts and self._parts[-1].clips <= part.clips:
@@ -193,8 +194,11 @@ class Index:
         half, at = _halves(words[at]).astype(np.uint64), np.tile(at * step, 2)
         bins = []
         for part in self._parts:
-            first = np.searchsorted(part.places, half << _HALF_SHIFT)
-            count = np.searchsorted(part.places, half + 1 << _HALF_SHIFT) - first
+            of_half = half << _HALF_SHIFT
+            first = np.searchsorted(part.places, of_half)
+            # To its last place, not to the next half: the last half of all has none.
+            last = of_half | (1 << _HALF_SHIFT) - 1
+            count = np.searchsorted(part.places, last, side="right") - first
             # The rarest first; what is too common (a steady sound's words) tells nothing.
             order = np.argsort(count, kind="stable")
             order = order[: np.searchsorted(np.cumsum(count[order]), _MOST_POSTINGS, "right")]

@@ -152,6 +152,20 @@ def test_the_best_match_comes_first():
     assert len(shares) == 2 and shares == sorted(shares, reverse=True)
 
 
+def test_words_of_all_ones_and_places_beyond_the_last_are_found_as_others():
+    draw = np.random.default_rng(0)
+    words = draw.integers(1, 2**32, 400, dtype=np.uint32)
+    words[::3] = 2**32 - 1
+    head = fingerprint(SONGS[0], RATE_HZ)[:4]
+    print_ = head + words.tobytes()
+    far = head[:1] + bytes([16]) + head[2:] + words.tobytes()  # hops of many hours
+    index = Index()
+    for key, one in (("other", fingerprint(SONGS[1], RATE_HZ)), ("same", print_), ("far", far)):
+        index.add(key, one)
+    assert [match.key for match in index.find(print_)][:1] == ["same"]
+    assert {match.key for match in index.find(far)} <= {"other", "same", "far"}
+
+
 def test_another_version_is_refused():
     with pytest.raises(ValueError, match="version 9"):
         Index().add("clip", bytes([9]) + fingerprint(SONGS[0], RATE_HZ)[1:])
