@@ -25,6 +25,9 @@ TAKES = 8
 
 _GAP_S = 0.1  # of silence between sounds that are heard as one
 _LONGEST = 2.5  # times the recording's length, and two seconds: a take that does not end ends there
+_UNHEARD = 0.01
+"""Of intelligibility in the score: where not one phone is understood, not even of the base, as in half-second
+takes of a telephone's band, all scores would be 0 and the start would be kept; likeness decides there."""
 
 
 class Recogniser(Protocol):
@@ -174,7 +177,7 @@ class Judge:
         similarity = float(alike.value)
         intelligibility = max(0.0, 1.0 - float(wrong.value))
         return {
-            "score": max(0.0, similarity) * intelligibility,
+            "score": max(0.0, similarity) * max(intelligibility, _UNHEARD),
             "similarity": similarity,
             "intelligibility": intelligibility,
         }

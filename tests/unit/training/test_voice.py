@@ -85,7 +85,9 @@ def test_a_judge_hears_the_same_twice_and_multiplies(clips: list[Clip]):
     found = judge()
     assert found == judge()
     assert 0 <= found["intelligibility"] <= 1
-    assert found["score"] == pytest.approx(max(0.0, found["similarity"]) * found["intelligibility"])
+    assert found["score"] == pytest.approx(
+        max(0.0, found["similarity"]) * max(found["intelligibility"], 0.01)
+    )
 
 
 def test_a_judge_of_the_recordings_themselves_is_content(
