@@ -71,10 +71,8 @@ def measure(folder: Path, quick: bool) -> Row:
         "out": str(folder / "run"),
         "voice.ear": "voiceprint",
         "preview.every": 0,
-        # Half a minute of telephone band: the base's own 400 steps and rate of the vocoder are for minutes.
-        "train.steps": 4 if quick else 240,
-        "method.vocoder_rate": 1.0,
     }
+    settings |= {"train.steps": 4} if quick else {}
     run = train(load_config(settings=settings, recipe="voice"), stop=StopFlag()).folder
     texts = [WORDS[int(file.name[0])] for file in unheard]
     sounds = {}

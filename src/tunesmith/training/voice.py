@@ -25,9 +25,9 @@ TAKES = 8
 
 _GAP_S = 0.1  # of silence between sounds that are heard as one
 _LONGEST = 2.5  # times the recording's length, and two seconds: a take that does not end ends there
-_UNHEARD = 0.01
-"""Of intelligibility in the score: where not one phone is understood, not even of the base, as in half-second
-takes of a telephone's band, all scores would be 0 and the start would be kept; likeness decides there."""
+_UNHEARD = 0.1
+"""Least intelligibility in the score. Where hardly a phone is understood, not even of the base, as in half-second
+takes of a telephone's band, one phone by chance, or none, would choose the weights; likeness decides there."""
 
 
 class Recogniser(Protocol):

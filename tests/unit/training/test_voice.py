@@ -86,7 +86,7 @@ def test_a_judge_hears_the_same_twice_and_multiplies(clips: list[Clip]):
     assert found == judge()
     assert 0 <= found["intelligibility"] <= 1
     assert found["score"] == pytest.approx(
-        max(0.0, found["similarity"]) * max(found["intelligibility"], 0.01)
+        max(0.0, found["similarity"]) * max(found["intelligibility"], 0.1)
     )
 
 
