@@ -113,7 +113,7 @@ RATES: dict[str, dict[str, dict[str, Any]]] = {
             "train.lr": 3e-2, "method.roles": ("cross_attention",),
             "train.steps": 80, "train.eval_every": 40,
         },
-        "prefix-input": {"train.steps": 80, "train.eval_every": 40},
+        "prefix-input": {"method.length": 64, "train.steps": 80, "train.eval_every": 40},
         "textual_inversion": {"train.lr": 0.3},
     },
 }  # fmt: skip
