@@ -119,6 +119,8 @@ class Example:
         further: the same of the clip's further captions, if it has any.
         banded: latents of the clip with a band of frequencies taken out, one of several bands each;
             where a base is taught to bring such bands back.
+        spectra: log energies of bands ``[F, T]`` at the rate of the latents
+            (:func:`tunesmith.analysis.repeats.spectra`), where a base is told of what repeats.
     """
 
     clip_id: str
@@ -126,6 +128,7 @@ class Example:
     text: Mapping[str, Tensor]
     further: Sequence[Mapping[str, Tensor]] = ()
     banded: Sequence[Tensor] = ()
+    spectra: Tensor | None = None
 
     @property
     def frames(self) -> int:

@@ -11,6 +11,8 @@ import pytest
 import torch
 from cells import Variant, bits, close, example, losses, mixed, noise, same_bits, shaken
 
+from tunesmith.analysis import repeats
+from tunesmith.analysis.repeats import repeated, sources, spectra
 from tunesmith.errors import UserError
 from tunesmith.families._bundle import Bundle
 from tunesmith.formats.adapter import load_adapter, read_card, save_adapter
@@ -19,7 +21,7 @@ from tunesmith.methods._together import Beside, as_taught, attach_all
 from tunesmith.tasks import inpaint
 from tunesmith.tasks.edit import edit
 from tunesmith.training.selftest import overfit
-from tunesmith.types import GenerationSettings, Source
+from tunesmith.types import Audio, GenerationSettings, Source
 
 DETAILS = {"step": 1, "steps": 1, "metrics": {}}
 
@@ -91,6 +93,62 @@ def test_what_is_given_is_heard(variant: Variant):
     one, other = bundle.remake_codes(["x", "x"], sources, [5, 5], settings)
     half = one.shape[-1] // 2
     assert not torch.allclose(one[:, half + 1 :], other[:, half + 1 :], atol=1e-3)
+
+
+def widened(variant: Variant) -> Any:
+    bundle: Any = able(variant)
+    if bundle.inpainting != "widened":
+        pytest.skip("its own input is told of what is given, and of nothing else")
+    return bundle
+
+
+def with_spectra(bundle: Bundle, seconds: float = 1.2) -> Any:
+    """A clip that says half a second over and over."""
+    once = noise(bundle, 0.4, seed=2).samples
+    audio = Audio(np.tile(once, 3), bundle.sample_rate_hz)
+    clip = replace(example(bundle, seconds), codes=bundle.encode_audio(audio))
+    heard = spectra(audio, bundle.frame_rate_hz, clip.frames)
+    return replace(clip, spectra=torch.from_numpy(heard)), audio
+
+
+def test_what_is_missing_is_told_as_the_same_sound_says_it_elsewhere(
+    variant: Variant, monkeypatch: pytest.MonkeyPatch
+):
+    """In training and in generation alike; of a clip without spectra nothing is told."""
+    monkeypatch.setattr(repeats, "_SHORTEST_S", 0.1)
+    bundle = widened(variant)
+    adapter = shaken(attached(bundle, plain=0.0, masks=("span",)))
+    clip, audio = with_spectra(bundle)
+    dumb = replace(clip, spectra=None)
+    batch = bundle.collate([clip, dumb], [1, 1])
+    given = bundle.module.holes.given([1], batch.frames[:1], batch.codes.shape[-1])[0]
+    size = clip.frames
+    named = sources(clip.spectra, given[:size], bundle.frame_rate_hz)
+    told = batch.text["repeated"]
+    assert torch.equal(told[0, :, :size], repeated(clip.codes, named))
+    assert bool((named[~given[:size]] >= 0).all())
+    assert not bool(told[0, :, size:].any())
+    assert not bool(told[1].any())
+    with torch.no_grad():
+        ((total, _),) = bundle.module(batch).values()
+    assert not torch.isclose(total[0], total[1], rtol=1e-3)
+
+    first = bundle.components[bundle.input_place[0]].get_submodule(bundle.input_place[1])
+    begin, end = (int(x) for x in (~given[:size]).nonzero()[[0, -1], 0])
+    span = (begin / bundle.frame_rate_hz, (end + 1) / bundle.frame_rate_hz)
+    settings = GenerationSettings(guidance=3.0, steps=1)
+    bundle.remake_codes(["x", "y"], [Source(audio, spans=(span,))] * 2, [1, 2], settings)
+    assert first.told.shape[0] == 4
+    for row in first.told:
+        torch.testing.assert_close(row[begin : end + 1, :-1].T, told[0, :, begin : end + 1])
+        assert not bool(row[begin : end + 1, -1].any())
+    bundle.generate_codes(["x"], 1.2, [1], settings, [Audio(audio.samples[:, :-500], 1600)])
+    assert bool(first.told[:, size - 5 : size, :-1].any())
+
+    adapter.detach()
+    assert not bundle.module.repeats
+    shaken(attached(bundle, plain=0.0, repeats=False))
+    assert "repeated" not in bundle.collate([clip], [1]).text
 
 
 def test_saved_loaded_and_taken_off(variant: Variant, tmp_path: Path):

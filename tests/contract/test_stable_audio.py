@@ -14,10 +14,11 @@ from diffusers import StableAudioPipeline
 from diffusers.models.attention_processor import StableAudioAttnProcessor2_0
 from tiny import save_stable_audio
 
+from tunesmith.analysis.repeats import BANDS
 from tunesmith.errors import UserError
 from tunesmith.families import base_limits, find_base, load, skeleton
 from tunesmith.families.stable_audio import tiny
-from tunesmith.families.stable_audio.bundle import _stacked
+from tunesmith.families.stable_audio.bundle import StableAudioBundle, _stacked
 from tunesmith.families.stable_audio.sample import PURPOSE
 from tunesmith.formats.adapter import load_adapter, save_adapter
 from tunesmith.methods import full, lora
@@ -359,6 +360,42 @@ def test_what_is_cached_is_not_shared_with_another_family(tmp_path: Path):
         found = encode(clips, bundle)[0]
         assert found.text.keys() == bundle.encode_text(["x"])[0].keys()
         assert found.codes.shape[0] == (4 if bundle is theirs else 8)
+
+
+def test_a_run_that_learns_to_fill_holes_has_spectra_of_its_clips(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from tiny import write_data
+
+    from tunesmith.config import load_config
+    from tunesmith.training.run import train
+
+    heard: list[Any] = []
+    plain = StableAudioBundle._repeated
+
+    def listening(self: Any, latents: Any, given: Any, frames: Any, spectra: Any) -> Any:
+        heard.extend(zip(frames.tolist(), spectra, strict=True))
+        return plain(self, latents, given, frames, spectra)
+
+    monkeypatch.setattr(StableAudioBundle, "_repeated", listening)
+    data = write_data(tmp_path / "data", (0.6, 0.5, 0.8, 0.5))
+    settings = {
+        "base": str(folder),
+        "data": str(data),
+        "train.steps": 2,
+        "train.eval_every": 1,
+        "preview.every": 0,
+        "method": "lora",
+        "task.name": "inpaint",
+    }
+    for repeats in (True, False):
+        more = {"out": str(tmp_path / f"run-{repeats}"), "task.repeats": repeats}
+        train(load_config(settings=settings | more))
+        assert bool(heard) == repeats
+        for frames, one in heard:
+            assert one.shape == (BANDS, frames)
+            assert bool((one > -3).any())
+        heard.clear()
 
 
 def test_positions_made_while_sampling_serve_training_too():

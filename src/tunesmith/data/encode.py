@@ -13,7 +13,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from tunesmith.analysis.bands import drawn, split
+from tunesmith.analysis.repeats import spectra
 from tunesmith.atomic import write_bytes
 from tunesmith.data.recording import BadRecording, Limits, Recording
 from tunesmith.errors import Stopped, UserError
@@ -80,6 +81,31 @@ def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     write_bytes(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
 
+class Extras(NamedTuple):
+    """What is kept of each clip besides, for a base that is taught to fill holes.
+
+    Attributes:
+        bands: how many versions of it with a band of its frequencies taken out.
+        spectra: whether its spectra are, at the rate of the latents.
+    """
+
+    bands: int = 0
+    spectra: bool = False
+
+
+NO_EXTRAS = Extras()
+
+
+class _Entry(NamedTuple):
+    """Where a clip's parts lie."""
+
+    clip_id: str
+    codes: Path
+    texts: list[Path]
+    bands: list[Path]
+    spectra: Path | None
+
+
 class EncodedClips(Sequence[Example]):
     """Encoded clips on the disk; an example is read when it is asked for.
 
@@ -87,12 +113,7 @@ class EncodedClips(Sequence[Example]):
         lengths: frames of each clip.
     """
 
-    def __init__(
-        self,
-        entries: Sequence[tuple[str, Path, list[Path], list[Path]]],
-        lengths: Sequence[int],
-        most: int,
-    ) -> None:
+    def __init__(self, entries: Sequence[_Entry], lengths: Sequence[int], most: int) -> None:
         self._entries, self.lengths, self._most = list(entries), list(lengths), most
         self._hot: OrderedDict[int, Example] = OrderedDict()
         self._hot_bytes = 0
@@ -110,10 +131,11 @@ class EncodedClips(Sequence[Example]):
         if index in self._hot:
             self._hot.move_to_end(index)
             return self._hot[index]
-        clip_id, codes, texts, bands = self._entries[index]
+        clip_id, codes, texts, bands, heard = self._entries[index]
         text, *further = map(load_file, texts)
         whole, *banded = (load_file(one)["codes"][..., : self._most] for one in (codes, *bands))
-        example = Example(clip_id, whole, text, further, banded)
+        bright = None if heard is None else load_file(heard)["spectra"][:, : self._most]
+        example = Example(clip_id, whole, text, further, banded, bright)
         self._hot[index] = example
         self._hot_bytes += _size(example)
         while self._hot_bytes > _HOT_BYTES and len(self._hot) > 1:
@@ -128,6 +150,7 @@ class EncodedClips(Sequence[Example]):
 def _size(example: Example) -> int:
     texts = (example.text, *example.further)
     codes = example.codes.nbytes * (1 + len(example.banded))
+    codes += 0 if example.spectra is None else example.spectra.nbytes
     return codes + sum(tensor.nbytes for text in texts for tensor in text.values())
 
 
@@ -166,7 +189,7 @@ def encode(
     *,
     should_stop: Callable[[], int] = lambda: 0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-    bands: int = 0,
+    extras: Extras = NO_EXTRAS,
 ) -> EncodedClips:
     """Encode clips and captions that the cache does not hold yet.
 
@@ -175,7 +198,7 @@ def encode(
         bundle: the base.
         should_stop: polled between clips.
         on_progress: told ``(done, total)``.
-        bands: how many versions of each clip to encode with a band of its frequencies taken out.
+        extras: what else is kept of each clip.
 
     Raises:
         UserError: a clip cannot be read.
@@ -199,10 +222,14 @@ def encode(
                 "band",
                 number,
             )
-            for number in range(bands)
+            for number in range(extras.bands)
         ]
+        heard_at = None
+        if extras.spectra:
+            rates = bundle.sample_rate_hz, bundle.frame_rate_hz
+            heard_at = _entry("spectra", clip.sha256, bundle.codec_hash, *rates)
         wanted = [place for place in (codes, *without) if not _usable(place)]
-        if wanted:
+        if wanted or not (heard_at is None or _usable(heard_at)):
             audio = read_audio(clip.path, bundle.sample_rate_hz, bundle.channels, bundle.max_s)
         for place in wanted:
             heard = audio
@@ -223,10 +250,22 @@ def encode(
                 _write(texts[-1], bundle.encode_text([caption], *more)[0])
         with safe_open(codes, "pt") as file:
             frames = file.get_slice("codes").get_shape()[-1]
-        entries.append((clip.sha256, codes, texts, without))
+        if heard_at is not None and not _usable(heard_at):
+            found = torch.from_numpy(spectra(audio, bundle.frame_rate_hz, int(frames)))
+            _write(heard_at, {"spectra": found.half()})
+        entries.append(_Entry(clip.sha256, codes, texts, without, heard_at))
         lengths.append(min(int(frames), most))
         on_progress(done + 1, len(clips))
     return EncodedClips(entries, lengths, most)
 
 
-__all__ = ["EncodedClips", "cache_folder", "details_of", "encode", "open_frozen", "read_audio"]
+__all__ = [
+    "NO_EXTRAS",
+    "EncodedClips",
+    "Extras",
+    "cache_folder",
+    "details_of",
+    "encode",
+    "open_frozen",
+    "read_audio",
+]

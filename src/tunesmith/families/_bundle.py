@@ -33,10 +33,13 @@ class LossModule(nn.Module, ABC):
             the attribute.
         holes: draws what is missing of the examples (:class:`tunesmith.objectives.holes.Holes`) in families
             that can be shown a sound with holes; None shows them whole.
+        repeats: whether a model whose input was widened is told, of what is missing, the stretch of the
+            same sound that most likely says it again (:mod:`tunesmith.analysis.repeats`).
     """
 
     joined_states: nn.Module | None
     holes: Holes | None = None
+    repeats: bool = False
 
     @abstractmethod
     def forward(self, batch: Batch) -> Loss:

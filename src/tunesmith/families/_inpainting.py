@@ -51,10 +51,16 @@ BANDED = 0.5
 """The mask of frames that are given without a band of their frequencies."""
 
 
-def told_of(latents: Tensor, given: Tensor) -> Tensor:
-    """``[B, T, C + 1]`` of latents ``[B, C, T]`` and where they are given, ``[B, T]``."""
+def told_of(latents: Tensor, given: Tensor, instead: Tensor | None = None) -> Tensor:
+    """``[B, T, C + 1]`` of latents ``[B, C, T]`` and where they are given, ``[B, T]``.
+
+    ``instead`` ``[B, C, T]`` stands where they are not, with the mask 0: a guess. None is zero.
+    """
     mask = given[..., None].to(latents.dtype)
-    return torch.cat([latents.transpose(1, 2) * mask, mask], dim=-1)
+    shown = latents.transpose(1, 2) * mask
+    if instead is not None:
+        shown = shown + instead.transpose(1, 2) * (1 - mask)
+    return torch.cat([shown, mask], dim=-1)
 
 
 def told_banded(latents: Tensor) -> Tensor:

@@ -10,18 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-import soxr
 from torch import nn
 
 from tunesmith.analysis.bands import split
 from tunesmith.errors import Fault, UserError, did_you_mean
-from tunesmith.families._bundle import Bundle
+from tunesmith.families._bundle import Bundle, LossModule
 from tunesmith.families._inpainting import WidenedInput
 from tunesmith.methods._adapter import Adapter, State, frozen, match_keys, not_mergeable
 from tunesmith.objectives.holes import KINDS, Holes
+from tunesmith.tasks._pasting import FADE_S, around, converted, pasted
 from tunesmith.tasks._remade import remade
 from tunesmith.tasks.generate import Take, check_details
 from tunesmith.types import Audio, Details, GenerationSettings, Source
@@ -32,9 +30,6 @@ SPEC = {
     "identity_at_start": True,
     "not_linear": "its input for the given sound is no part of the base's layout",
 }
-
-FADE_S = 0.01
-"""Seconds on either side of a hole over which the recording and what is new are faded into each other."""
 
 BANDS = 4
 """Versions of a clip, each without another band of frequencies."""
@@ -54,10 +49,13 @@ class Config:
         masks: what is missing while it trains: span (a stretch inside), tail (all from a point on), band (a
             band of frequencies).
         plain: share of examples of which nothing is given, so that text alone goes on to suffice.
+        repeats: of what is missing, tell the stretch of the same sound that most likely says it again,
+            found by what lies around the hole. Families with an input of their own are told nothing.
     """
 
     masks: tuple[str, ...] = ("span", "tail")
     plain: float = 0.1
+    repeats: bool = True
 
     @property
     def bands(self) -> int:
@@ -121,12 +119,22 @@ def attach(bundle: Bundle, config: Config, seed: int | None = 0) -> InpaintAdapt
 @contextmanager
 def as_taught(bundle: Bundle, config: Config) -> Iterator[None]:
     """Let the loss show sounds with holes, while nothing is attached."""
-    module: Any = bundle.module
-    module.holes = Holes(config.masks, config.plain)
+    _teach(bundle, config)
     try:
         yield
     finally:
-        module.holes = None
+        _forget(bundle.module)
+
+
+def _teach(bundle: Bundle, config: Config) -> None:
+    """From now on the loss shows sounds with holes."""
+    bundle.module.holes = Holes(config.masks, config.plain)
+    bundle.module.repeats = config.repeats and bundle.inpainting == "widened"
+
+
+def _forget(module: LossModule) -> None:
+    """It shows them whole again."""
+    module.holes, module.repeats = None, False
 
 
 class InpaintAdapter(Adapter):
@@ -137,8 +145,8 @@ class InpaintAdapter(Adapter):
 
     def __init__(self, bundle: Bundle, config: Config) -> None:
         self.config = config
-        self._module: Any = bundle.module
-        self._module.holes = Holes(config.masks, config.plain)
+        self._module = bundle.module
+        _teach(bundle, config)
         self._layer: WidenedInput | None = None
         if bundle.inpainting == "widened":
             component, path = bundle.input_place
@@ -175,7 +183,7 @@ class InpaintAdapter(Adapter):
 
     def detach(self) -> None:
         frozen(self.parameters().values())
-        self._module.holes = None
+        _forget(self._module)
         if self._layer is not None:
             setattr(self._holder, self._last, self._layer.inner)
             self._layer = None
@@ -235,12 +243,12 @@ def inpaint(
     check_details(bundle, details)
     spans = sorted((float(begin), float(end)) for begin, end in spans)
     check_spans(spans, audio.duration_s)
-    first, heard = _around(bundle, audio, spans)
+    first, heard = around(bundle, audio, spans)
     offset_s = first / audio.sample_rate_hz
     inside = tuple(
         (begin - offset_s, min(end - offset_s, heard.duration_s)) for begin, end in spans
     )
-    source = Source(_converted(heard, bundle.sample_rate_hz, bundle.channels), inside)
+    source = Source(converted(heard, bundle.sample_rate_hz, bundle.channels), inside)
     made = remade(
         bundle,
         [prompt],
@@ -253,7 +261,7 @@ def inpaint(
         details=details,
     )
     for text, one, sound in made:
-        new = _converted(sound, audio.sample_rate_hz, audio.channels)
+        new = converted(sound, audio.sample_rate_hz, audio.channels)
         yield Take(text, one, pasted(audio, new, first, spans))
 
 
@@ -299,7 +307,7 @@ def fill_band(
             "cut it first",
         )
     rest = split(audio.samples, audio.sample_rate_hz, low, high)[1]
-    heard = _converted(Audio(rest, audio.sample_rate_hz), bundle.sample_rate_hz, bundle.channels)
+    heard = converted(Audio(rest, audio.sample_rate_hz), bundle.sample_rate_hz, bundle.channels)
     source = Source(heard, banded=True)
     made = remade(
         bundle,
@@ -313,75 +321,12 @@ def fill_band(
         details=details,
     )
     for text, one, sound in made:
-        new = _converted(sound, audio.sample_rate_hz, audio.channels)
+        new = converted(sound, audio.sample_rate_hz, audio.channels)
         whole = rest.copy()
         inside = split(new.samples, audio.sample_rate_hz, low, high)[0]
         length = min(whole.shape[1], inside.shape[1])
         whole[:, :length] += inside[:, :length]
         yield Take(text, one, Audio(whole, audio.sample_rate_hz))
-
-
-def _converted(audio: Audio, rate_hz: int, channels: int) -> Audio:
-    """Sound at another rate (soxr, HQ) and in as many channels; fewer are the mean of all."""
-    samples = audio.samples
-    if samples.shape[0] != channels:
-        samples = samples.mean(axis=0, keepdims=True).repeat(channels, axis=0)
-    if audio.sample_rate_hz != rate_hz:
-        samples = soxr.resample(samples.T, audio.sample_rate_hz, rate_hz).T
-    return Audio(np.ascontiguousarray(samples, dtype=np.float32), rate_hz)
-
-
-def _around(
-    bundle: Bundle, audio: Audio, spans: Sequence[tuple[float, float]]
-) -> tuple[int, Audio]:
-    """The part of a recording that is listened to: its first sample, and itself."""
-    rate = audio.sample_rate_hz
-    most = int(bundle.max_s * rate + 1e-6)
-    if audio.samples.shape[1] <= most:
-        return 0, audio
-    begin, end = round(spans[0][0] * rate), round(spans[-1][1] * rate)
-    if end - begin >= most:
-        raise UserError(
-            f"the spans reach over {(end - begin) / rate:.1f} s, '{bundle.name}' hears {bundle.max_s:g} s",
-            "make them anew one after the other",
-        )
-    first = min(max(0, (begin + end - most) // 2), audio.samples.shape[1] - most)
-    return first, Audio(audio.samples[:, first : first + most], rate)
-
-
-def pasted(
-    audio: Audio,
-    new: Audio,
-    first: int,
-    spans: Sequence[tuple[float, float]],
-    fade_s: float = FADE_S,
-) -> Audio:
-    """A recording with spans of another laid over it, faded in and out just outside of them.
-
-    Args:
-        audio: the recording.
-        new: what is laid over it.
-        first: the sample of ``audio`` at which ``new`` begins.
-        spans: in seconds of ``audio``.
-        fade_s: length of a fade.
-    """
-    rate, length = audio.sample_rate_hz, audio.samples.shape[1]
-    share = np.zeros(length, np.float32)  # of what is new
-    ramp = max(1, round(fade_s * rate))
-    for begin_s, end_s in spans:
-        begin, end = round(begin_s * rate), min(round(end_s * rate), length)
-        rise = np.clip((np.arange(length) - (begin - ramp)) / ramp, 0, 1)
-        fall = np.clip(((end - 1 + ramp) - np.arange(length)) / ramp, 0, 1)
-        share = np.maximum(share, np.minimum(rise, fall).astype(np.float32))
-    stop = min(length, first + new.samples.shape[1])
-    laid = audio.samples.copy()
-    part = share[first:stop]
-    laid[:, first:stop] = (
-        audio.samples[:, first:stop] * (1 - part) + new.samples[:, : stop - first] * part
-    )
-    untouched = share == 0  # exactly what was given, also where it is beyond -1..1
-    laid[:, untouched] = audio.samples[:, untouched]
-    return Audio(laid, rate)
 
 
 __all__ = [

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tunesmith.analysis.repeats import repeated, sources, spectra
 from tunesmith.errors import UserError
 from tunesmith.families._diffusers import quiet
 from tunesmith.families._inpainting import WidenedInput
@@ -168,7 +169,33 @@ class StableAudioBundle(LatentBundle):
             pairs = zip(examples, seeds, strict=True)
             chosen = [random.Random(f"band-{seed}").choice(e.banded) for e, seed in pairs]
             text["banded"] = self._window(chosen)
+        if self.module.holes is not None and self.module.repeats:
+            given = self.module.holes.given(seeds, frames, window)
+            text["repeated"] = self._repeated(codes, given, frames, [e.spectra for e in examples])
         return Batch(codes, frames, text, seeds)
+
+    def _repeated(
+        self,
+        latents: Tensor,
+        given: Tensor,
+        frames: Tensor,
+        heard: Sequence[Tensor | None],
+    ) -> Tensor:
+        """``[B, C, window]``: in each hole the latents of the stretch that its surroundings point to.
+
+        Args:
+            latents: ``[B, C, window]``, on the CPU.
+            given: ``[B, window]`` boolean.
+            frames: ``[B]`` real lengths.
+            heard: spectra of each; None where nothing is known.
+        """
+        instead = torch.zeros_like(latents)
+        for row, (size, bright) in enumerate(zip(frames.tolist(), heard, strict=True)):
+            if bright is not None:
+                known = given[row, :size]
+                found = sources(bright[:, :size].float(), known, self.frame_rate_hz)
+                instead[row, :, :size] = repeated(latents[row, :, :size], found)
+        return instead
 
     def _window(self, latents: Sequence[Tensor]) -> Tensor:
         """``[B, C, window]`` of latents ``[C, T]``, silence after them."""
@@ -204,7 +231,8 @@ class StableAudioBundle(LatentBundle):
             given = [self.encode_audio(audio)[:, :frames] for audio in audio_prompts]
             known = torch.tensor([one.shape[1] for one in given])
             keep = torch.arange(self.module.window) < known[:, None]
-            held = Held(self._window(given), keep)
+            latents = self._window(given)
+            held = Held(latents, keep, instead=self._instead(latents, keep, audio_prompts, frames))
         return self._sampled(prompts, duration_s, frames, seeds, settings, held, should_stop)
 
     def remake_codes(
@@ -227,9 +255,24 @@ class StableAudioBundle(LatentBundle):
         if any(source.spans for source in sources):
             keep = torch.stack([self._kept(source.spans, self.module.window) for source in sources])
         strength = 1.0 if keep is not None or banded else sources[0].strength
-        held = Held(self._window(latents), keep, strength, banded)
+        whole, sounds = self._window(latents), [source.audio for source in sources]
+        instead = None if keep is None else self._instead(whole, keep, sounds, frames)
+        held = Held(whole, keep, strength, banded, instead)
         seconds = sources[0].audio.duration_s
         return self._sampled(prompts, seconds, frames, seeds, settings, held, should_stop)
+
+    def _instead(
+        self, latents: Tensor, keep: Tensor, sounds: Sequence[Audio], frames: int
+    ) -> Tensor | None:
+        """What is told of in place of what is missing, if the model was taught to listen to it."""
+        if not self.module.repeats:
+            return None
+        bright: dict[int, Tensor] = {}  # the rows are mostly takes of one recording
+        for sound in sounds:
+            if id(sound) not in bright:
+                bright[id(sound)] = torch.from_numpy(spectra(sound, self.frame_rate_hz, frames))
+        sizes = torch.full((len(sounds),), frames)
+        return self._repeated(latents, keep, sizes, [bright[id(sound)] for sound in sounds])
 
     def _sampled(
         self,

@@ -145,7 +145,7 @@ class StableAudioLoss(LossModule):
         told = self.conditions(batch.text, batch.frames / self.frame_rate_hz)
         given = self._given(batch)
         if given is not None:
-            shown = told_of(data, given)
+            shown = told_of(data, given, batch.text.get("repeated"))
             if (without := batch.text.get("banded")) is not None and self.holes is not None:
                 rows = torch.tensor(self.holes.banded(batch.seeds), device=data.device)
                 shown = torch.where(rows[:, None, None], told_banded(without), shown)

@@ -34,12 +34,14 @@ class Held:
         keep: ``[B, T]``, true where a frame stays as it is; None keeps none.
         strength: the time t from which the recording is made anew: 1 keeps nothing of it.
         banded: the latents are of a sound that lacks a band; it is made from noise, and told of them.
+        instead: ``[B, C, T]``, told of where no frame is kept; see :func:`told_of`.
     """
 
     latents: Tensor
     keep: Tensor | None = None
     strength: float = 1.0
     banded: bool = False
+    instead: Tensor | None = None
 
 
 @torch.inference_mode()
@@ -99,7 +101,8 @@ def sample(
     if hasattr(scheduler, "noise_sampler"):
         scheduler.noise_sampler = _brownian(x, scheduler.config, seeds)
     if held is not None and held.keep is not None:
-        given = told_of(latents, held.keep.to(device))
+        guess = None if held.instead is None else held.instead.to(latents)
+        given = told_of(latents, held.keep.to(device), guess)
         told = replace(told, given=torch.cat([given, given]) if guided else given)
     elif held is not None and held.banded:
         given = told_banded(latents)
