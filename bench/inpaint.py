@@ -32,6 +32,7 @@ from bench._sounds import FIRST_SEED
 from bench.tagger import as_audio, sounds_of
 from pretrain.compose import compose
 from pretrain.spectral import mel_distance
+from tunesmith.analysis.repeats import sources, spectra
 from tunesmith.config import load_config
 from tunesmith.errors import UserError
 from tunesmith.families import base_limits, find_base, load
@@ -130,6 +131,21 @@ def best_copy(sound: np.ndarray, begin: int, end: int, rate: int) -> np.ndarray:
     stretches = torch.stack([torch.from_numpy(sound[at : at + size].copy()) for at in places])
     apart = [float(mel_distance(one[None], wanted)) for one in stretches]
     return copied(sound, begin, end, places[int(np.argmin(apart))])
+
+
+def pointed_at(sound: np.ndarray, begin: int, end: int, frame_rate_hz: float) -> np.ndarray:
+    """The hole filled with the stretch that the adapted model is told of, found by what is around the hole."""
+    audio = as_audio(sound)
+    frames = int(audio.duration_s * frame_rate_hz + 1e-6)
+    hop = audio.sample_rate_hz / frame_rate_hz
+    first, last = int(begin / hop), -int(-end // hop)
+    given = torch.ones(frames, dtype=torch.bool)
+    given[first:last] = False
+    bright = torch.from_numpy(spectra(audio, frame_rate_hz, frames))
+    found = int(sources(bright, given, frame_rate_hz)[first])
+    if found < 0:
+        return copied(np.zeros_like(sound), begin, end, begin)
+    return copied(sound, begin, end, begin + round((found - first) * hop))
 
 
 def distances(
@@ -265,9 +281,13 @@ def main() -> None:
     holes = [[round(x * rate) for x in hole_of(i, length_s)] for i in range(len(real))]
     near = [beside(sound, *hole) for sound, hole in zip(real, holes, strict=True)]
     known = [best_copy(sound, *hole, rate) for sound, hole in zip(real, holes, strict=True)]
-    own, replaced, silence, best, near, known = (
+    guessed = [
+        pointed_at(sound, *hole, bundle.frame_rate_hz)
+        for sound, hole in zip(real, holes, strict=True)
+    ]
+    own, replaced, silence, best, near, known, guess = (
         distances(made, real, length_s, rate)
-        for made in (taught, plain, silent, codec, near, known)
+        for made in (taught, plain, silent, codec, near, known, guessed)
     )
     whole = untouched(taught, real, length_s, rate) and untouched(plain, real, length_s, rate)
     rows = [
@@ -279,6 +299,11 @@ def main() -> None:
             f"{best.mean():.3f}",
         ),
         Row("the stretch beside the hole, copied into it", "", f"{near.mean():.3f}"),
+        Row(
+            "the stretch that the adapted model is told of, copied into it",
+            "",
+            f"{guess.mean():.3f}",
+        ),
         Row(
             "the most similar stretch of the clip, found by knowing the hole, copied into it",
             "",
