@@ -34,9 +34,10 @@ SPEC = {
 BANDS = 4
 """Versions of a clip, each without another band of frequencies."""
 
-_RATE = 20.0
-"""What the learning rate of the widened input is multiplied with: it begins at zero, and until it is about as
-large as the linear that it stands beside, the model is told nothing that it could learn to use."""
+_RATES = {"weight": 5.0, "gains": 50.0}
+"""What the learning rate of the widened input is multiplied with. It begins at zero, and until it is of use the
+model is told nothing. Many weights that move fast are noise to the model at first: with 20 for all of them the loss
+of `pocket-diffusion` rose for a thousand steps, with these it falls from the first fifty on."""
 
 _COMPONENT = "inpaint_input"
 
@@ -96,11 +97,11 @@ def check(bundle: Bundle, config: Config) -> list[Fault]:
 
 
 def parameter_count(bundle: Bundle, config: Config) -> int:
-    """New weights of the widened input: D·(C + 1); none where the family has an input of its own."""
+    """New weights of the widened input: D·(C + 1) + 2; none where the family has an input of its own."""
     if bundle.inpainting != "widened":
         return 0
     channels, width = bundle.input_sizes
-    return width * (channels + 1)
+    return width * (channels + 1) + 2
 
 
 def attach(bundle: Bundle, config: Config, seed: int | None = 0) -> InpaintAdapter:
@@ -157,15 +158,18 @@ class InpaintAdapter(Adapter):
             setattr(self._holder, self._last, self._layer)
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        return {} if self._layer is None else {f"{_COMPONENT}/weight": self._layer.extra}
+        if self._layer is None:
+            return {}
+        return {f"{_COMPONENT}/weight": self._layer.extra, f"{_COMPONENT}/gains": self._layer.gains}
 
     def rates(self) -> dict[str, float]:
-        return dict.fromkeys(self.parameters(), _RATE)
+        return {name: _RATES[name.removeprefix(f"{_COMPONENT}/")] for name in self.parameters()}
 
     def state(self) -> State:
         if self._layer is None:
             return {}
-        return {_COMPONENT: {"weight": self._layer.extra.detach().cpu().clone()}}
+        mine = {"weight": self._layer.extra, "gains": self._layer.gains}
+        return {_COMPONENT: {name: value.detach().cpu().clone() for name, value in mine.items()}}
 
     def load_state(self, state: State) -> None:
         mine = self.state()
@@ -173,6 +177,7 @@ class InpaintAdapter(Adapter):
             match_keys(component, mine.get(component, {}), state.get(component, {}))
         if self._layer is not None:
             self._layer.extra.data.copy_(state[_COMPONENT]["weight"])
+            self._layer.gains.data.copy_(state[_COMPONENT]["gains"])
 
     def set_strength(self, strength: float) -> None:
         if self._layer is not None:
