@@ -15,6 +15,7 @@ from tunesmith.analysis import repeats
 from tunesmith.analysis.repeats import repeated, sources, spectra
 from tunesmith.errors import UserError
 from tunesmith.families._bundle import Bundle
+from tunesmith.families._inpainting import WidenedInput
 from tunesmith.formats.adapter import load_adapter, read_card, save_adapter
 from tunesmith.methods import lora
 from tunesmith.methods._together import Beside, as_taught, attach_all
@@ -93,6 +94,25 @@ def test_what_is_given_is_heard(variant: Variant):
     one, other = bundle.remake_codes(["x", "x"], sources, [5, 5], settings)
     half = one.shape[-1] // 2
     assert not torch.allclose(one[:, half + 1 :], other[:, half + 1 :], atol=1e-3)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
+def test_the_widened_input_in_numbers(strength: float):
+    """Inputs of 2 latents and widths of 3, once with what is given and once with a guess."""
+    draw = torch.Generator().manual_seed(1)
+    inner = torch.nn.Linear(2, 3)
+    layer = WidenedInput(inner, 2, 3, torch.device("cpu"))
+    layer.extra.data = torch.randn(3, 3, generator=draw)
+    layer.gains.data = torch.tensor([0.5, -2.0])
+    layer.strength = strength
+    x, given = torch.randn(1, 2, 2, generator=draw), torch.randn(1, 2, 2, generator=draw)
+    layer.told = torch.cat([given, torch.tensor([[[1.0], [0.0]]])], dim=-1)
+    found = layer(x)[0]
+    for row, (gain, mask) in enumerate(((0.5, 1.0), (-2.0, 0.0))):
+        told = torch.cat([given[0, row], torch.tensor([mask])])
+        wanted = inner.weight @ (x[0, row] + strength * gain * given[0, row]) + inner.bias
+        wanted = wanted + strength * layer.extra @ told
+        torch.testing.assert_close(found[row], wanted)
 
 
 def widened(variant: Variant) -> Any:
