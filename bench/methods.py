@@ -342,9 +342,9 @@ _LONGER = (
     " QLoRA and both prefixes have more steps and takes since a first time gave p = 0.063, 0.35 and 0.54 "
     "with those of the others; prefixes then also started with most of their vectors equal, and stayed "
     "so. Of prefixes in the layers four settings were tried with 80 steps on one seed (two rates, both kinds of "
-    "attention, 64 vectors). At the conditioning there are 64 vectors: 16 of them, over three seeds, closed -13 % "
-    "to 33 % with 80 steps and 9 % to 17 % with 200, and -28 % to -45 % where guidance led away from a side without "
-    "them, which brought them out too much (on pocket: -8 % instead of 35 %)."
+    "attention, 64 vectors). At the conditioning there are 64 vectors; tried before: 16 of them with 80 steps, three "
+    "seeds, -13 % to 33 %; with 200, two seeds, 9 % and 17 %; guidance that led away from a side without them, three "
+    "seeds, -28 % to -45 %, for it brought them out too much (on pocket -8 % instead of 35 %)."
 )
 _PRIORS = (
     " LoRA of rank 16 and the whole data stand in the first rows. Ranks and amounts of data: "

@@ -1,9 +1,8 @@
 """Where a recording says again what is missing of it: the stretch whose surroundings are most like the hole's.
 
-Music repeats itself. A stretch of the same recording, found by what sounds before and after it, comes
-nearer to what was in a hole than a model that was told of nothing but the hole's surroundings (the idea
-of Perraudin et al. 2018, IEEE/ACM TASLP 26(6), "Inpainting of long audio segments with similarity
-graphs"; here by spectra at the rate of a model's latents).
+Music repeats itself, so what was in a hole may be looked for in the same recording, by what sounds before
+and after it (the idea of Perraudin et al. 2018, IEEE/ACM TASLP 26(6), "Inpainting of long audio segments
+with similarity graphs"; here by spectra at the rate of a model's latents). `bench.inpaint` says how near that comes.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from tunesmith.analysis.bands import drawn, split
-from tunesmith.analysis.repeats import spectra
+from tunesmith.analysis.repeats import BANDS, spectra
 from tunesmith.atomic import write_bytes
 from tunesmith.data.recording import BadRecording, Limits, Recording
 from tunesmith.errors import Stopped, UserError
@@ -81,21 +81,6 @@ def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     write_bytes(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
 
-class Extras(NamedTuple):
-    """What is kept of each clip besides, for a base that is taught to fill holes.
-
-    Attributes:
-        bands: how many versions of it with a band of its frequencies taken out.
-        spectra: whether its spectra are, at the rate of the latents.
-    """
-
-    bands: int = 0
-    spectra: bool = False
-
-
-NO_EXTRAS = Extras()
-
-
 class _Entry(NamedTuple):
     """Where a clip's parts lie."""
 
@@ -134,8 +119,8 @@ class EncodedClips(Sequence[Example]):
         clip_id, codes, texts, bands, heard = self._entries[index]
         text, *further = map(load_file, texts)
         whole, *banded = (load_file(one)["codes"][..., : self._most] for one in (codes, *bands))
-        bright = None if heard is None else load_file(heard)["spectra"][:, : self._most]
-        example = Example(clip_id, whole, text, further, banded, bright)
+        energies = None if heard is None else load_file(heard)["spectra"][:, : self._most]
+        example = Example(clip_id, whole, text, further, banded, energies)
         self._hot[index] = example
         self._hot_bytes += _size(example)
         while self._hot_bytes > _HOT_BYTES and len(self._hot) > 1:
@@ -189,16 +174,18 @@ def encode(
     *,
     should_stop: Callable[[], int] = lambda: 0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-    extras: Extras = NO_EXTRAS,
+    bands: int = 0,
 ) -> EncodedClips:
     """Encode clips and captions that the cache does not hold yet.
+
+    With a base that is told of what repeats (``bundle.module.repeats``), their spectra as well.
 
     Args:
         clips: of one data set; those longer than the base's ``max_s`` are used up to it.
         bundle: the base.
         should_stop: polled between clips.
         on_progress: told ``(done, total)``.
-        extras: what else is kept of each clip.
+        bands: how many versions of each clip to encode with a band of its frequencies taken out.
 
     Raises:
         UserError: a clip cannot be read.
@@ -222,14 +209,15 @@ def encode(
                 "band",
                 number,
             )
-            for number in range(extras.bands)
+            for number in range(bands)
         ]
-        heard_at = None
-        if extras.spectra:
+        heard_at, unheard = None, False
+        if bundle.module.repeats:
             rates = bundle.sample_rate_hz, bundle.frame_rate_hz
-            heard_at = _entry("spectra", clip.sha256, bundle.codec_hash, *rates)
+            heard_at = _entry("spectra", clip.sha256, bundle.codec_hash, *rates, BANDS)
+            unheard = not _usable(heard_at)
         wanted = [place for place in (codes, *without) if not _usable(place)]
-        if wanted or not (heard_at is None or _usable(heard_at)):
+        if wanted or unheard:
             audio = read_audio(clip.path, bundle.sample_rate_hz, bundle.channels, bundle.max_s)
         for place in wanted:
             heard = audio
@@ -250,7 +238,7 @@ def encode(
                 _write(texts[-1], bundle.encode_text([caption], *more)[0])
         with safe_open(codes, "pt") as file:
             frames = file.get_slice("codes").get_shape()[-1]
-        if heard_at is not None and not _usable(heard_at):
+        if heard_at is not None and unheard:
             found = torch.from_numpy(spectra(audio, bundle.frame_rate_hz, int(frames)))
             _write(heard_at, {"spectra": found.half()})
         entries.append(_Entry(clip.sha256, codes, texts, without, heard_at))
@@ -259,13 +247,4 @@ def encode(
     return EncodedClips(entries, lengths, most)
 
 
-__all__ = [
-    "NO_EXTRAS",
-    "EncodedClips",
-    "Extras",
-    "cache_folder",
-    "details_of",
-    "encode",
-    "open_frozen",
-    "read_audio",
-]
+__all__ = ["EncodedClips", "cache_folder", "details_of", "encode", "open_frozen", "read_audio"]

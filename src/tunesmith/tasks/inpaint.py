@@ -36,8 +36,9 @@ BANDS = 4
 
 _RATES = {"weight": 5.0, "gains": 50.0}
 """What the learning rate of the widened input is multiplied with. It begins at zero, and until it is of use the
-model is told nothing. Many weights that move fast are noise to the model at first: with 20 for all of them the loss
-of `pocket-diffusion` rose for a thousand steps, with these it falls from the first fifty on."""
+model is told nothing; but many weights that move fast are noise to it at first. With 20 for the weights, no gains and
+a rate of 3e-4 the validation loss of `pocket-diffusion` stayed above its start for 1200 steps; with these and 1e-4 it
+was below it at most validations from the first on."""
 
 _COMPONENT = "inpaint_input"
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from tunesmith.config import Loaded, RunConfig, dump
 from tunesmith.data.audiofolder import describe
-from tunesmith.data.encode import Extras
 from tunesmith.errors import Diverged, ResourceError, UserError
 from tunesmith.families import find_base
 from tunesmith.families import load as load_base
@@ -205,17 +204,11 @@ def _train(
         spec["identity_at_start"]
         for spec in (method.spec, *(one.module.SPEC for one in loaded.beside))
     )
-    extras = Extras(
-        bands=max((getattr(one.config, "bands", 0) for one in loaded.beside), default=0),
-        spectra=bundle.inpainting == "widened"
-        and any(getattr(one.config, "repeats", False) for one in loaded.beside),
-    )
+    bands = max((getattr(one.config, "bands", 0) for one in loaded.beside), default=0)
     before = {}
     if snapshot is None and not starts_as_base:
         with as_taught(bundle, loaded.beside):
-            before = base_losses(
-                config, sides, bundle, dtype, stop, event, anchor, extras, parallel
-            )
+            before = base_losses(config, sides, bundle, dtype, stop, event, anchor, bands, parallel)
     parallel.know(bundle.module)
     adapter = attach_all(
         bundle,
@@ -230,7 +223,7 @@ def _train(
         for side, some in sides.items()
         if side != "general"
     }
-    encoded = encode_sides({**sides, **named}, bundle, stop, event, extras, parallel)
+    encoded = encode_sides({**sides, **named}, bundle, stop, event, bands, parallel)
     kept = heard or bundle.conditioning(encoded["train"])
     bundle.use_conditioning(kept)  # previews are asked as the adapter will be
     main = Stream(MAIN, encoded["train"], encoded["train"].lengths, config.train.batch_size)

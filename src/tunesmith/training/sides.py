@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tunesmith.config import RunConfig
-from tunesmith.data.encode import NO_EXTRAS, EncodedClips, Extras, encode
+from tunesmith.data.encode import EncodedClips, encode
 from tunesmith.data.load import load_dataset
 from tunesmith.data.quality import best
 from tunesmith.errors import UserError
@@ -100,17 +100,17 @@ def encode_sides(
     bundle: Bundle,
     stop: StopFlag,
     event: OnEvent,
-    extras: Extras = NO_EXTRAS,
+    bands: int = 0,
     parallel: Parallel = ALONE,
 ) -> dict[str, EncodedClips]:
-    """Each side encoded; ``extras`` are as of :func:`tunesmith.data.encode.encode`.
+    """Each side encoded; ``bands`` is as of :func:`tunesmith.data.encode.encode`.
 
     Several processes share the clips out, then each finds all of them in the cache. One that has a
     cache of its own encodes what it lacks.
     """
     if parallel.world > 1:
         for clips in sides.values():
-            encode(parallel.share(clips), bundle, should_stop=stop, extras=extras)
+            encode(parallel.share(clips), bundle, should_stop=stop, bands=bands)
         parallel.meet()
     total = sum(map(len, sides.values()))
     encoded, before = {}, 0
@@ -122,7 +122,7 @@ def encode_sides(
             on_progress=lambda done, _, before=before: event(
                 "encode", {"done": before + done, "total": total}
             ),
-            extras=extras,
+            bands=bands,
         )
         before += len(clips)
     return encoded
@@ -136,13 +136,13 @@ def base_losses(
     stop: StopFlag,
     event: OnEvent,
     anchor: Sequence[Example] = (),
-    extras: Extras = NO_EXTRAS,
+    bands: int = 0,
     parallel: Parallel = ALONE,
 ) -> dict[str, float]:
     """Loss of the bare base, with the captions as they are: what a method that does not start as
     the base has to be compared with. ``anchor`` are clips of its own making."""
     encoded = encode_sides(
-        {side: sides[side] for side in ("valid", "general")}, bundle, stop, event, extras, parallel
+        {side: sides[side] for side in ("valid", "general")}, bundle, stop, event, bands, parallel
     )
     found = {}
     for clips, prefix in (

@@ -190,10 +190,10 @@ class StableAudioBundle(LatentBundle):
             heard: spectra of each; None where nothing is known.
         """
         instead = torch.zeros_like(latents)
-        for row, (size, bright) in enumerate(zip(frames.tolist(), heard, strict=True)):
-            if bright is not None:
+        for row, (size, energies) in enumerate(zip(frames.tolist(), heard, strict=True)):
+            if energies is not None:
                 known = given[row, :size]
-                found = sources(bright[:, :size].float(), known, self.frame_rate_hz)
+                found = sources(energies[:, :size].float(), known, self.frame_rate_hz)
                 instead[row, :, :size] = repeated(latents[row, :, :size], found)
         return instead
 
@@ -267,12 +267,12 @@ class StableAudioBundle(LatentBundle):
         """What is told of in place of what is missing, if the model was taught to listen to it."""
         if not self.module.repeats:
             return None
-        bright: dict[int, Tensor] = {}  # the rows are mostly takes of one recording
+        energies: dict[int, Tensor] = {}  # the rows are mostly takes of one recording
         for sound in sounds:
-            if id(sound) not in bright:
-                bright[id(sound)] = torch.from_numpy(spectra(sound, self.frame_rate_hz, frames))
+            if id(sound) not in energies:
+                energies[id(sound)] = torch.from_numpy(spectra(sound, self.frame_rate_hz, frames))
         sizes = torch.full((len(sounds),), frames)
-        return self._repeated(latents, keep, sizes, [bright[id(sound)] for sound in sounds])
+        return self._repeated(latents, keep, sizes, [energies[id(sound)] for sound in sounds])
 
     def _sampled(
         self,
