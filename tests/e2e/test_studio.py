@@ -239,7 +239,7 @@ def test_stop_and_resume_listen_export_and_upload(studio, browser, recordings):
     one.tab("Data")
     page.get_by_text("Or upload them").click()
     files = [str(file) for file in sorted(recordings.iterdir())[:4]]
-    page.set_input_files("input[type=file]", files)
+    page.set_input_files("input[type=file][multiple]", files)
     page.get_by_text(Path(files[0]).name, exact=False).first.wait_for()
     page.get_by_label("Name of the data set").fill("sent")
     page.click("#prepare")
