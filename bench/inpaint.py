@@ -1,7 +1,7 @@
 """Holes filled: the adapted model against the unadapted one and against silence.
 
     python -m bench.inpaint [--quick] [--base pocket-diffusion] [--work DIR] [--steps N]
-        [--method lora|full] [--batch N] [--rate LR] [--minutes M]
+        [--method lora|full] [--batch N] [--rate LR] [--masks span,tail] [--minutes M]
 
 Compositions that no training of the base heard, cut to the base's window. A hole of one second in each
 held-out clip, at a place drawn from its number. The adapted model (task inpaint beside a LoRA) and the
@@ -216,6 +216,7 @@ def adapted(
         settings |= {"method": "full", "train.ema": 0.999} if args.method == "full" else {}
         settings |= {"train.batch_size": args.batch} if args.batch else {}
         settings |= {"train.lr": args.rate} if args.rate else {}
+        settings |= {"task.masks": args.masks.split(",")} if args.masks else {}
         loaded = load_config(settings=settings, recipe="inpaint")
         begun = (run / "checkpoints").is_dir()
         train(loaded, resume=begun, stop=StopFlag(), on_event=say)
@@ -232,7 +233,7 @@ def steps_that_fit(work: Path, base: str, data: Path, args: argparse.Namespace) 
 
 def _again(args: argparse.Namespace) -> str:
     """The command of this measurement."""
-    names = ("method", "steps", "batch", "rate", "clips", "held_out")
+    names = ("method", "steps", "batch", "rate", "masks", "clips", "held_out")
     given = {name: getattr(args, name) for name in names if getattr(args, name)}
     return "inpaint" + "".join(f" --{k.replace('_', '-')} {v}" for k, v in given.items())
 
@@ -246,6 +247,7 @@ def main() -> None:
     options.add_argument("--method", choices=("lora", "full"), default="lora")
     options.add_argument("--batch", type=int, default=0, help="clips a step; default: the recipe's")
     options.add_argument("--rate", type=float, default=0.0, help="default: the recipe's")
+    options.add_argument("--masks", default="", help="such as span; default: the task's")
     options.add_argument("--data-only", action="store_true", help="with --work: train later")
     options.add_argument("--train-only", action="store_true", help="with --work: measure later")
     options.add_argument("--clips", type=int, default=1000)

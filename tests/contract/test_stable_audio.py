@@ -371,13 +371,13 @@ def test_a_run_that_learns_to_fill_holes_has_spectra_of_its_clips(
     from tunesmith.training.run import train
 
     heard: list[Any] = []
-    plain = StableAudioBundle._repeated
+    plain = StableAudioBundle.collate
 
-    def listening(self: Any, latents: Any, given: Any, frames: Any, spectra: Any) -> Any:
-        heard.extend(zip(frames.tolist(), spectra, strict=True))
-        return plain(self, latents, given, frames, spectra)
+    def listening(self: Any, examples: Any, *more: Any) -> Any:
+        heard.extend((one.frames, one.spectra) for one in examples if one.spectra is not None)
+        return plain(self, examples, *more)
 
-    monkeypatch.setattr(StableAudioBundle, "_repeated", listening)
+    monkeypatch.setattr(StableAudioBundle, "collate", listening)
     data = write_data(tmp_path / "data", (0.6, 0.5, 0.8, 0.5))
     settings = {
         "base": str(folder),

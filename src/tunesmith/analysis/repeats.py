@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tunesmith.types import Audio
 
@@ -56,68 +57,98 @@ def spectra(audio: Audio, frame_rate_hz: float, frames: int) -> np.ndarray:
 def sources(spectra: Tensor, given: Tensor, frame_rate_hz: float) -> Tensor:
     """For each missing frame the given one that stands in for it, ``[T]``; −1 where nothing does.
 
-    Each hole has one lag, which is gone on with from frames that are missing themselves.
+    Each hole has one lag, which is gone on with from frames that are missing themselves. Of several holes
+    the one whose surroundings are most alike is filled first, and may then fill others.
 
     Args:
         spectra: ``[F, T]``, of real frames only.
         given: ``[T]`` boolean.
         frame_rate_hz: frames a second.
     """
-    frames = given.shape[0]
-    found = torch.full((frames,), -1, dtype=torch.long)
-    if not bool(given.any()):
-        return found
-    apart = torch.cdist(spectra.T[None].float(), spectra.T[None].float(), p=1)[0] / len(spectra)
+    found = torch.full((len(given),), -1, dtype=torch.long)
     edges = torch.cat([torch.tensor([True]), given, torch.tensor([True])])
     begins = (edges[:-1] & ~edges[1:]).nonzero()[:, 0].tolist()
     ends = (~edges[:-1] & edges[1:]).nonzero()[:, 0].tolist()
-    heard = given.clone()  # whose spectrum tells of nothing that is missing
-    for begin, end in zip(begins, ends, strict=True):
-        heard[max(0, begin - _EDGE) : end + _EDGE] = False
-    for begin, end in zip(begins, ends, strict=True):
-        found[begin:end] = _filled(apart, given, heard, begin, end, frame_rate_hz)
+    left, known = list(zip(begins, ends, strict=True)), given.clone()
+    while left:
+        rows = [torch.arange(len(given)).ge(a) & torch.arange(len(given)).lt(b) for a, b in left]
+        holes = torch.stack(rows)
+        several = (one.expand(len(left), *one.shape) for one in (spectra.float(), given, known))
+        named, apart = sources_of_one(*several, holes, frame_rate_hz)
+        best = int(apart.argmin())
+        if torch.isinf(apart[best]):
+            break
+        hole, taken = holes[best], named[best]
+        through = found[taken.clamp(min=0)]  # frames that were filled before lead to what filled them
+        found[hole] = torch.where(through >= 0, through, taken)[hole]
+        known |= hole
+        del left[best]
     return found
 
 
-def _filled(
-    apart: Tensor, given: Tensor, heard: Tensor, begin: int, end: int, frame_rate_hz: float
-) -> Tensor:
-    """The frames that fill a hole ``begin:end``, ``[end - begin]``; all −1 where no lag is known."""
-    frames, size = len(given), end - begin
-    nothing = torch.full((size,), -1, dtype=torch.long)
-    least = max(1, min(size, round(_SHORTEST_S * frame_rate_hz)))
-    lags = torch.cat([torch.arange(-frames + 1, -least + 1), torch.arange(least, frames)])
-    at = torch.arange(begin, end)[:, None] + lags
-    for _ in range(frames // least + 1):  # what lies in a hole itself is filled in the same way
-        inside = (at >= 0) & (at < frames)
-        missing = inside & ~given[at.clamp(0, frames - 1)]
-        if not bool(missing.any()):
-            break
-        at = torch.where(missing, at + lags, at)
-    usable = ((at >= 0) & (at < frames)).all(dim=0)
-    lags, at = lags[usable], at[:, usable]
-    around = heard.nonzero()[:, 0]
-    if not len(lags) or not len(around):
-        return nothing
-    there = around[:, None] + lags
-    both = (there >= 0) & (there < frames)
-    there = there.clamp(0, frames - 1)
-    both &= heard[there]
-    away = torch.where(around < begin, begin - around, around - end + 1).float()
-    weight = torch.exp(-away / (_DECAY_S * frame_rate_hz))[:, None] * both
+def sources_of_one(
+    spectra: Tensor, given: Tensor, known: Tensor, holes: Tensor, frame_rate_hz: float
+) -> tuple[Tensor, Tensor]:
+    """:func:`sources` of rows with one hole each, all at once, on any device, without waiting for it.
+
+    Args:
+        spectra: ``[B, F, T]`` float32.
+        given: ``[B, T]`` boolean: real frames whose sound is known.
+        known: ``[B, T]`` boolean: frames that may stand in.
+        holes: ``[B, T]`` boolean: the frames of one stretch in each row.
+        frame_rate_hz: frames a second.
+
+    Returns:
+        ``[B, T]`` frames that stand in; −1 outside of the hole, and in one of which no lag is known.
+        ``[B]`` how far the surroundings of hole and stand-in are apart; infinite where nothing stands in.
+    """
+    length = given.shape[-1]
+    at = torch.arange(length, device=given.device)
+    lags = torch.arange(1 - length, length, device=given.device)
+    size = holes.sum(dim=1, keepdim=True)
+    begin = holes.to(torch.uint8).argmax(dim=1, keepdim=True)
+    end = begin + size
+    # Frames beside what is missing hear into it.
+    deaf = F.max_pool1d((~given).float()[:, None], 2 * _EDGE + 1, 1, _EDGE)[:, 0] > 0
+    heard = (given & ~deaf).float()
+    away = torch.where(at < begin, begin - at, at - end + 1).float()
+    weight = torch.exp(-away / (_DECAY_S * frame_rate_hz)) * heard
+    bands = spectra.transpose(1, 2)
+    apart = torch.cdist(bands, bands, p=1) / spectra.shape[1]
+    both, weighed = heard[:, :, None] * heard[:, None], weight[:, :, None] * heard[:, None]
+    usual = (both * apart).sum(dim=(1, 2)) / both.sum(dim=(1, 2)).clamp(min=1)
     doubt = _DOUBT_S * frame_rate_hz
-    usual = apart[around[:, None], around].mean()
-    score = (weight * apart[around[:, None], there]).sum(dim=0) + doubt * usual
-    score = score / (weight.sum(dim=0) + doubt)
-    score[both.sum(dim=0) < _LEAST_S * frame_rate_hz] = torch.inf
-    best = int(score.argmin())
-    return nothing if torch.isinf(score[best]) else at[:, best]
+    score = (_along(weighed * apart) + doubt * usual[:, None]) / (_along(weighed) + doubt)
+    # From each frame of the hole one goes as many lags as lead out of it: to what is just before or after it.
+    taken = size.minimum(lags.abs())
+    first = torch.where(lags < 0, begin + lags, end + lags - taken)
+    last = first + taken
+    many = F.pad(known.long().cumsum(dim=1), (1, 0))
+    span = [many.gather(1, one.clamp(0, length)) for one in (first, last)]
+    usable = (first >= 0) & (last <= length) & (span[1] - span[0] == taken) & (size > 0)
+    least = size.minimum(torch.tensor(round(_SHORTEST_S * frame_rate_hz), device=size.device))
+    usable &= lags.abs() >= least.clamp(min=1)
+    usable &= _along(both) >= _LEAST_S * frame_rate_hz
+    score = score.masked_fill(~usable, torch.inf)
+    nearest, best = score.min(dim=1, keepdim=True)
+    lag = lags[best]
+    left = torch.where(lag < 0, at - begin, end - 1 - at)
+    named = at + lag * (left // lag.abs().clamp(min=1) + 1)
+    named = torch.where(holes & ~torch.isinf(nearest), named, -1)
+    return named, nearest[:, 0]
+
+
+def _along(x: Tensor) -> Tensor:
+    """Sums over the diagonals of ``[B, T, T]``: ``[B, 2T − 1]`` of x[a, a + lag], from the lag 1 − T on."""
+    length = x.shape[-1]
+    skewed = F.pad(x.flip(-1), (0, length)).flatten(1)[:, :-length]
+    return skewed.view(-1, length, 2 * length - 1).sum(dim=1).flip(-1)
 
 
 def repeated(latents: Tensor, sources: Tensor) -> Tensor:
-    """Latents ``[C, T]`` of the frames that ``sources`` ``[T]`` names; zero where it names none."""
-    taken = latents[:, sources.clamp(min=0)]
-    return taken * (sources >= 0).to(taken.dtype)
+    """Latents ``[..., C, T]`` of the frames that ``sources`` ``[..., T]`` names; zero where it names none."""
+    places = sources.clamp(min=0).unsqueeze(-2).expand_as(latents)
+    return latents.gather(-1, places) * (sources >= 0).unsqueeze(-2).to(latents.dtype)
 
 
-__all__ = ["BANDS", "repeated", "sources", "spectra"]
+__all__ = ["BANDS", "repeated", "sources", "sources_of_one", "spectra"]

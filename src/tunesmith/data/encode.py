@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from tunesmith.families._bundle import Bundle
 
 _FORMAT = 1  # in every key: a change of what is stored makes old entries invisible, not wrong
-_HOT_BYTES = 256 * 2**20
+_HOT_BYTES, _HOT_SHARE = 256 * 2**20, 1 / 32
+"""Of what is kept of clips in memory: so much, or this share of the machine's if that is more. Small clips are read
+faster than any disk gives them once a GPU trains on hundreds a second."""
 
 
 def cache_folder() -> Path:
@@ -101,7 +103,7 @@ class EncodedClips(Sequence[Example]):
     def __init__(self, entries: Sequence[_Entry], lengths: Sequence[int], most: int) -> None:
         self._entries, self.lengths, self._most = list(entries), list(lengths), most
         self._hot: OrderedDict[int, Example] = OrderedDict()
-        self._hot_bytes = 0
+        self._hot_bytes, self._room = 0, _room()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -123,13 +125,22 @@ class EncodedClips(Sequence[Example]):
         example = Example(clip_id, whole, text, further, banded, energies)
         self._hot[index] = example
         self._hot_bytes += _size(example)
-        while self._hot_bytes > _HOT_BYTES and len(self._hot) > 1:
+        while self._hot_bytes > self._room and len(self._hot) > 1:
             _, old = self._hot.popitem(last=False)
             self._hot_bytes -= _size(old)
         return example
 
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
+
+
+def _room() -> float:
+    """Bytes of clips that are kept in memory."""
+    try:
+        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # a system that does not tell
+        whole = 0
+    return max(_HOT_BYTES, _HOT_SHARE * whole)
 
 
 def _size(example: Example) -> int:

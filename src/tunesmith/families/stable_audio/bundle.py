@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tunesmith.analysis.repeats import repeated, sources, spectra
+from tunesmith.analysis.repeats import BANDS, repeated, sources, spectra
 from tunesmith.errors import UserError
 from tunesmith.families._diffusers import quiet
 from tunesmith.families._inpainting import WidenedInput
@@ -170,32 +170,18 @@ class StableAudioBundle(LatentBundle):
             chosen = [random.Random(f"band-{seed}").choice(e.banded) for e, seed in pairs]
             text["banded"] = self._window(chosen)
         if self.module.holes is not None and self.module.repeats:
-            given = self.module.holes.given(seeds, frames, window)
-            text["repeated"] = self._repeated(codes, given, frames, [e.spectra for e in examples])
-        return Batch(codes, frames, text, seeds)
+            heard = [example.spectra for example in examples]
+            text |= {"spectra": self._spectra(heard), "spectra_frames": frames.clone()}
+            text["spectra_frames"][[one is None for one in heard]] = 0
+        return self.module.drawn(Batch(codes, frames, text, seeds))
 
-    def _repeated(
-        self,
-        latents: Tensor,
-        given: Tensor,
-        frames: Tensor,
-        heard: Sequence[Tensor | None],
-    ) -> Tensor:
-        """``[B, C, window]``: in each hole the latents of the stretch that its surroundings point to.
-
-        Args:
-            latents: ``[B, C, window]``, on the CPU.
-            given: ``[B, window]`` boolean.
-            frames: ``[B]`` real lengths.
-            heard: spectra of each; None where nothing is known.
-        """
-        instead = torch.zeros_like(latents)
-        for row, (size, energies) in enumerate(zip(frames.tolist(), heard, strict=True)):
-            if energies is not None:
-                known = given[row, :size]
-                found = sources(energies[:, :size].float(), known, self.frame_rate_hz)
-                instead[row, :, :size] = repeated(latents[row, :, :size], found)
-        return instead
+    def _spectra(self, heard: Sequence[Tensor | None]) -> Tensor:
+        """``[B, F, window]`` of spectra ``[F, T]``; zero after them and where there are none."""
+        whole = torch.zeros(len(heard), BANDS, self.module.window, dtype=torch.half)
+        for row, one in zip(whole, heard, strict=True):
+            if one is not None:
+                row[:, : one.shape[1]] = one[:, : self.module.window]
+        return whole
 
     def _window(self, latents: Sequence[Tensor]) -> Tensor:
         """``[B, C, window]`` of latents ``[C, T]``, silence after them."""
@@ -267,12 +253,14 @@ class StableAudioBundle(LatentBundle):
         """What is told of in place of what is missing, if the model was taught to listen to it."""
         if not self.module.repeats:
             return None
+        instead = torch.zeros_like(latents)
         energies: dict[int, Tensor] = {}  # the rows are mostly takes of one recording
-        for sound in sounds:
+        for row, own, known, sound in zip(instead, latents, keep, sounds, strict=True):
             if id(sound) not in energies:
                 energies[id(sound)] = torch.from_numpy(spectra(sound, self.frame_rate_hz, frames))
-        sizes = torch.full((len(sounds),), frames)
-        return self._repeated(latents, keep, sizes, [energies[id(sound)] for sound in sounds])
+            found = sources(energies[id(sound)], known[:frames], self.frame_rate_hz)
+            row[:, :frames] = repeated(own[:, :frames], found)
+        return instead
 
     def _sampled(
         self,

@@ -10,6 +10,7 @@ import torch
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor
 
+from tunesmith.analysis.repeats import repeated, sources_of_one
 from tunesmith.families._bundle import LossModule
 from tunesmith.families._inpainting import WidenedInput, told_banded, told_of
 from tunesmith.objectives import v_prediction
@@ -138,36 +139,55 @@ class StableAudioLoss(LossModule):
                 self._rotary[key] = (cos.to(device), sin.to(device))
         return self._rotary[key]
 
+    def drawn(self, batch: Batch) -> Batch:
+        """The batch with what its seeds decide: noise, times and what is missing. ``collate`` ends in this.
+
+        So nothing is left to the loss that a device would have to wait for.
+        """
+        seeds, length = batch.seeds, batch.codes.shape[-1]
+        text = {**batch.text, "noise": noise_like(batch.codes.float(), seeds), "t": timesteps(seeds)}
+        if self.holes is not None:
+            text["given"] = self.holes.given(seeds, batch.frames, length)
+            text["lacks_band"] = torch.tensor(self.holes.banded(seeds))
+        return replace(batch, text=text)
+
     def forward(self, batch: Batch) -> Loss:
-        data = batch.codes.float()
-        t = timesteps(batch.seeds).to(data.device)
-        noise = noise_like(data, batch.seeds)
-        told = self.conditions(batch.text, batch.frames / self.frame_rate_hz)
-        given = self._given(batch)
-        if given is not None:
-            shown = told_of(data, given, batch.text.get("repeated"))
-            if (without := batch.text.get("banded")) is not None and self.holes is not None:
-                rows = torch.tensor(self.holes.banded(batch.seeds), device=data.device)
-                shown = torch.where(rows[:, None, None], told_banded(without), shown)
-            told = replace(told, given=shown)
+        data, text = batch.codes.float(), batch.text
+        noise, t = text["noise"], text["t"]
+        told = self.conditions(text, batch.frames / self.frame_rate_hz)
+        if "given" in text:
+            told = replace(told, given=self._shown(data, text))
         predicted = self.velocity(v_prediction.add_noise(data, noise, t), t, told)
         wanted = v_prediction.target(data, noise, t)
         total, _ = velocity_loss(predicted, wanted, self._learned(batch))
         return {TERM: (total, self.count(batch)[TERM])}
 
-    def _given(self, batch: Batch) -> Tensor | None:
-        """``[B, T]``, true where a frame is shown without noise; None where none ever is."""
-        if self.holes is None:
-            return None
-        return self.holes.given(batch.seeds, batch.frames, batch.codes.shape[-1])
+    def _shown(self, data: Tensor, text: Mapping[str, Tensor]) -> Tensor:
+        """``[B, T, C + 1]``: what is given of the sounds ``[B, C, T]``, and what stands in for the rest."""
+        given, instead = text["given"], None
+        if "spectra" in text:
+            real = valid_frames(text["spectra_frames"], given.shape[-1])
+            known, missing = given & real, ~given & real
+            named, _ = sources_of_one(
+                text["spectra"].float(), known, known, missing, self.frame_rate_hz
+            )
+            instead = repeated(data, named)
+        shown = told_of(data, given, instead)
+        if "banded" in text:
+            rows = text["lacks_band"][:, None, None]
+            shown = torch.where(rows, told_banded(text["banded"]), shown)
+        return shown
 
     def _learned(self, batch: Batch) -> Tensor:
         learned = valid_frames(batch.frames + self.tail, batch.codes.shape[-1])
-        given = self._given(batch)
-        return learned if given is None else learned & ~given
+        return learned & ~batch.text["given"] if "given" in batch.text else learned
 
     def count(self, batch: Batch) -> Mapping[str, Tensor]:
         return {TERM: self._learned(batch).sum(dim=1).float()}
+
+    def static(self, batch: Batch) -> Batch | None:
+        # Windows, texts and so batches all have one shape; recomputed layers read random states back.
+        return None if self.transformer.gradient_checkpointing else batch
 
 
 def _dtype(module: Any) -> torch.dtype:
