@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from cells import Variant, close, example, losses, mixed, noise, shaken
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tunesmith.errors import Stopped, UserError
 from tunesmith.families._bundle import Bundle
 from tunesmith.methods import lora
+from tunesmith.objectives.holes import Holes
 from tunesmith.tasks.generate import generate
 from tunesmith.types import ROLES, GenerationSettings
 
@@ -110,6 +113,29 @@ def test_rows_whose_caption_was_dropped_keep_to_themselves(bundle: Bundle):
         for n, clip in enumerate(clips)
     ]
     close(losses(bundle, bundle.collate(renamed, [1, 2, 3, 4], drop=1)), without, 1e-5)
+
+
+@pytest.mark.parametrize("holes", [False, True])
+def test_a_step_that_can_be_recorded_waits_for_nothing(bundle: Bundle, holes: bool):
+    """What is recorded on a GPU must not look at a number: with tensors that have none it still runs."""
+    kept = bundle.module.holes, bundle.module.repeats
+    if holes:
+        if not bundle.inpainting:
+            pytest.skip(bundle.no_inpainting)
+        bundle.module.holes, bundle.module.repeats = Holes(), bundle.inpainting == "widened"
+    try:
+        batch = bundle.collate(mixed(bundle), [1, 2, 3], drop=0.5)
+        fixed = bundle.module.static(batch)
+        if fixed is None:
+            pytest.skip("no step of this family is recorded")
+        bundle.module(fixed)  # what is made once and kept
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            text = {name: mode.from_tensor(value) for name, value in fixed.text.items()}
+            codes, frames = mode.from_tensor(fixed.codes), mode.from_tensor(fixed.frames)
+            terms = bundle.module(replace(fixed, codes=codes, frames=frames, text=text))
+        assert {len(total) for total, _ in terms.values()} == {3}
+    finally:
+        bundle.module.holes, bundle.module.repeats = kept
 
 
 def test_dropping_is_drawn_from_the_seed(bundle: Bundle):
