@@ -150,10 +150,11 @@ def pointed_at(sound: np.ndarray, begin: int, end: int, frame_rate_hz: float) ->
     given = torch.ones(frames, dtype=torch.bool)
     given[first:last] = False
     energies = torch.from_numpy(spectra(audio, frame_rate_hz, frames))
-    found = int(sources(energies, given, frame_rate_hz)[first])
+    middle = (first + last) // 2  # a frame at an end may be two lags away
+    found = int(sources(energies, given, frame_rate_hz)[middle])
     if found < 0:  # nothing stands in: silence
         return np.zeros_like(sound)
-    return copied(sound, begin, end, begin + round((found - first) * hop))
+    return copied(sound, begin, end, begin + round((found - middle) * hop))
 
 
 def distances(
