@@ -172,6 +172,21 @@ def test_what_is_missing_is_told_as_the_same_sound_says_it_elsewhere(
     assert "spectra" not in bundle.collate([clip], [1]).text
 
 
+@pytest.mark.parametrize("plain", [0.0, 0.1])
+def test_guidance_leads_away_from_nothing_given_where_that_was_learnt(
+    variant: Variant, plain: float
+):
+    bundle = widened(variant)
+    shaken(attached(bundle, plain=plain))
+    settings = GenerationSettings(guidance=3.0, steps=1)
+    source = Source(noise(bundle, 1.2, seed=2), spans=((0.4, 0.8),))
+    bundle.remake_codes(["x", "y"], [source] * 2, [1, 2], settings)
+    first = bundle.components[bundle.input_place[0]].get_submodule(bundle.input_place[1])
+    away, toward = first.told.chunk(2)
+    assert bool(toward.any())
+    assert torch.equal(away, torch.zeros_like(toward) if plain else toward)
+
+
 def test_saved_loaded_and_taken_off(variant: Variant, tmp_path: Path):
     bundle = able(variant)
     before = bits(bundle)

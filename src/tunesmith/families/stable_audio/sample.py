@@ -103,10 +103,10 @@ def sample(
     if held is not None and held.keep is not None:
         guess = None if held.instead is None else held.instead.to(latents)
         given = told_of(latents, held.keep.to(device), guess)
-        told = replace(told, given=torch.cat([given, given]) if guided else given)
+        told = replace(told, given=_beside_nothing(module, given) if guided else given)
     elif held is not None and held.banded:
         given = told_banded(latents)
-        told = replace(told, given=torch.cat([given, given]) if guided else given)
+        told = replace(told, given=_beside_nothing(module, given) if guided else given)
     for index in range(begin, len(times)):
         if number := should_stop():
             raise Stopped(number, "stopped while generating")
@@ -126,6 +126,16 @@ def sample(
     if held is not None and held.keep is not None:
         x = torch.where(held.keep.to(device)[:, None], latents, x)
     return x.float()
+
+
+def _beside_nothing(module: StableAudioLoss, given: Tensor) -> Tensor:
+    """What is given, ``[B, T, C + 1]``, of the rows that guidance leads away from and of the others, ``[2B, ...]``.
+
+    It leads away from a sound of which nothing is given, if the model has learnt such ones: toward what
+    the surroundings say, and not toward the text alone.
+    """
+    learnt = module.holes is not None and module.holes.plain > 0
+    return torch.cat([torch.zeros_like(given) if learnt else given, given])
 
 
 def _brownian(x: Tensor, config: Any, seeds: Sequence[int]) -> Any:
