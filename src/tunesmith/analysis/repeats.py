@@ -79,7 +79,9 @@ def sources(spectra: Tensor, given: Tensor, frame_rate_hz: float) -> Tensor:
         if torch.isinf(apart[best]):
             break
         hole, taken = holes[best], named[best]
-        through = found[taken.clamp(min=0)]  # frames that were filled before lead to what filled them
+        through = found[
+            taken.clamp(min=0)
+        ]  # frames that were filled before lead to what filled them
         found[hole] = torch.where(through >= 0, through, taken)[hole]
         known |= hole
         del left[best]

@@ -145,7 +145,11 @@ class StableAudioLoss(LossModule):
         So nothing is left to the loss that a device would have to wait for.
         """
         seeds, length = batch.seeds, batch.codes.shape[-1]
-        text = {**batch.text, "noise": noise_like(batch.codes.float(), seeds), "t": timesteps(seeds)}
+        text = {
+            **batch.text,
+            "noise": noise_like(batch.codes.float(), seeds),
+            "t": timesteps(seeds),
+        }
         if self.holes is not None:
             text["given"] = self.holes.given(seeds, batch.frames, length)
             text["lacks_band"] = torch.tensor(self.holes.banded(seeds))
