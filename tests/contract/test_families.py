@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from cells import Variant, close, example, losses, mixed, noise, shaken
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tunesmith.errors import Stopped, UserError
 from tunesmith.families._bundle import Bundle
@@ -115,6 +117,19 @@ def test_rows_whose_caption_was_dropped_keep_to_themselves(bundle: Bundle):
     close(losses(bundle, bundle.collate(renamed, [1, 2, 3, 4], drop=1)), without, 1e-5)
 
 
+class MadeOnTheHost(TorchDispatchMode):
+    """Where tensors are made of Python's numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "lift_fresh" in str(func):
+            self.places += traceback.format_stack(limit=6)
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize("holes", [False, True])
 def test_a_step_that_can_be_recorded_waits_for_nothing(bundle: Bundle, holes: bool):
     """What is recorded on a GPU must not look at a number: with tensors that have none it still runs."""
@@ -129,6 +144,9 @@ def test_a_step_that_can_be_recorded_waits_for_nothing(bundle: Bundle, holes: bo
         if fixed is None:
             pytest.skip("no step of this family is recorded")
         bundle.module(fixed)  # what is made once and kept
+        with MadeOnTheHost() as made:
+            bundle.module(fixed)
+        assert not made.places  # a copy to the device, which no recording takes
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             text = {name: mode.from_tensor(value) for name, value in fixed.text.items()}
             codes, frames = mode.from_tensor(fixed.codes), mode.from_tensor(fixed.frames)

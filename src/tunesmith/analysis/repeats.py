@@ -79,9 +79,8 @@ def sources(spectra: Tensor, given: Tensor, frame_rate_hz: float) -> Tensor:
         if torch.isinf(apart[best]):
             break
         hole, taken = holes[best], named[best]
-        through = found[
-            taken.clamp(min=0)
-        ]  # frames that were filled before lead to what filled them
+        # Frames that were filled before lead to what filled them.
+        through = found[taken.clamp(min=0)]
         found[hole] = torch.where(through >= 0, through, taken)[hole]
         known |= hole
         del left[best]
@@ -128,8 +127,7 @@ def sources_of_one(
     many = F.pad(known.long().cumsum(dim=1), (1, 0))
     span = [many.gather(1, one.clamp(0, length)) for one in (first, last)]
     usable = (first >= 0) & (last <= length) & (span[1] - span[0] == taken) & (size > 0)
-    least = size.minimum(torch.tensor(round(_SHORTEST_S * frame_rate_hz), device=size.device))
-    usable &= lags.abs() >= least.clamp(min=1)
+    usable &= lags.abs() >= size.clamp(max=max(1, round(_SHORTEST_S * frame_rate_hz)))
     usable &= _along(both) >= _LEAST_S * frame_rate_hz
     score = score.masked_fill(~usable, torch.inf)
     nearest, best = score.min(dim=1, keepdim=True)
