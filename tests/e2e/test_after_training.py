@@ -44,6 +44,7 @@ def test_blend_merge_generate(folder: Path, tiny_base: Path):
         "live": ("--base", tiny_base, "--adapter", "jazz=0.3", "--adapter", "classical=0.7"),
         "merged": ("--base", "merged"),
         "other": ("--base", tiny_base, "--adapter", "jazz=0.3"),
+        "its own base": ("--adapter", "mix"),
     }.items():
         done = cli(
             *(
@@ -62,7 +63,7 @@ def test_blend_merge_generate(folder: Path, tiny_base: Path):
         assert done.code == 0, done.err
         sounds[name] = folder / done.out.strip()
     heard = {name: soundfile.read(path)[0].tolist() for name, path in sounds.items()}
-    assert heard["blend"] == heard["live"] == heard["merged"]
+    assert heard["blend"] == heard["live"] == heard["merged"] == heard["its own base"]
     made_of = read_made_of(sounds["live"])
     assert made_of["adapter"] == {"jazz": 0.3, "classical": 0.7} and made_of["strength"] == 1.0
     assert read_made_of(sounds["other"])["strength"] == 0.3

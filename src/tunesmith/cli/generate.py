@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 def generate(
     prompts: Annotated[list[str], typer.Argument(help="What to generate; several make several.")],
     base: Annotated[
-        str, typer.Option(help="Base model: pocket, a folder, or a hub id.")
-    ] = "pocket",
+        str | None,
+        typer.Option(
+            help="Base model: pocket, a folder, or a hub id; by default the adapter's, or pocket."
+        ),
+    ] = None,
     adapter: Annotated[
         list[str] | None,
         typer.Option(
@@ -101,19 +104,21 @@ def generate(
     from tunesmith.api import open as open_model
     from tunesmith.cli._named import name_and_weight
     from tunesmith.errors import UserError
-    from tunesmith.formats.adapter import card_hash
+    from tunesmith.formats.adapter import card_hash, find_adapter, read_card
     from tunesmith.formats.sound import write_sound
     from tunesmith.training.signals import StopFlag
 
     strengths = _strengths(strength, bool(adapter), kind, quantize)
     made_from = _source(continue_from, inpaint_in, edit_in, span, band)
+    # A folder may have an equals sign in its name.
+    named = [(w, None) if Path(w).exists() else name_and_weight(w) for w in adapter or []]
+    if base is None:
+        base = read_card(find_adapter(named[0][0]))["base"]["name"] if named else "pocket"
     model = open_model(base, quantize="" if quantize == "none" else quantize)
     bundle = model.bundle
     typer.echo(f"base {bundle.name} ({bundle.base_hash[:12]})", err=True)
     weights: dict[str, float] = {}
-    for word in adapter or []:
-        # A folder may have an equals sign in its name.
-        name, weight = (word, None) if Path(word).exists() else name_and_weight(word)
+    for name, weight in named:
         folder = model.add(name)
         weights[name] = 1.0 if weight is None else weight
         weighed = f"{weight:g} of " if weight is not None else ""
