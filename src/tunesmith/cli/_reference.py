@@ -48,10 +48,13 @@ def reference() -> str:
             default = "" if field.is_required() else f"`{field.default}`"
             rows.append(f"| `{prefix}{key}` | {default} | {field.description} |")
     parts.append("\n".join(rows) + "\n")
-    for name, plugin in plugins("methods").items():
-        doc = (plugin.load().Config.__doc__ or "").strip()
-        lines = "\n".join(line.removeprefix("    ") for line in doc.splitlines())
-        parts.append(f"### method: {name}\n\n{plugin.spec['summary']}\n\n```\n{lines}\n```\n")
+    taught = {name: one for name, one in plugins("tasks").items() if one.spec.get("trains")}
+    for kind, found in (("method", plugins("methods")), ("task", taught)):
+        for name, plugin in found.items():
+            doc = (plugin.load().Config.__doc__ or "").strip()
+            lines = "\n".join(line.removeprefix("    ") for line in doc.splitlines())
+            summary = plugin.spec["summary"]
+            parts.append(f"### {kind}: {name}\n\n{summary}\n\n```\n{lines}\n```\n")
     return "\n".join(parts)
 
 
