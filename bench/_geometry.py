@@ -60,7 +60,7 @@ class Case:
 
 
 def build(case: Case, folder: Path, quick: bool, device: torch.device) -> None:
-    """Save a case's geometry in bfloat16; a GPU draws billions of weights in seconds."""
+    """Save a case's geometry in bfloat16, its weights drawn on the device that it is measured on."""
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     with torch.no_grad(), device:

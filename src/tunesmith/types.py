@@ -142,7 +142,8 @@ class Batch:
     Attributes:
         codes: ``[B, K, T]`` codes or ``[B, D, T]`` latents, padded at the end.
         frames: ``[B]`` real lengths, in frames.
-        text: conditioning, each ``[B, ...]``; unconditional rows are already blanked.
+        text: conditioning, each ``[B, ...]``; unconditional rows are already blanked. Beside it what a
+            family draws from the seeds ahead, so that its loss draws nothing.
         seeds: one seed per example; a family draws its noise and timesteps from them.
     """
 

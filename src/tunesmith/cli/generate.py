@@ -105,6 +105,7 @@ def generate(
     from tunesmith.cli._named import name_and_weight
     from tunesmith.errors import UserError
     from tunesmith.formats.adapter import card_hash, find_adapter, read_card
+    from tunesmith.formats.merged import base_of
     from tunesmith.formats.sound import write_sound
     from tunesmith.training.signals import StopFlag
 
@@ -113,7 +114,7 @@ def generate(
     # A folder may have an equals sign in its name.
     named = [(w, None) if Path(w).exists() else name_and_weight(w) for w in adapter or []]
     if base is None:
-        base = read_card(find_adapter(named[0][0]))["base"]["name"] if named else "pocket"
+        base = base_of(read_card(find_adapter(named[0][0]))).name if named else "pocket"
     model = open_model(base, quantize="" if quantize == "none" else quantize)
     bundle = model.bundle
     typer.echo(f"base {bundle.name} ({bundle.base_hash[:12]})", err=True)

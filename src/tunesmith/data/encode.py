@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 _FORMAT = 1  # in every key: a change of what is stored makes old entries invisible, not wrong
 _HOT_BYTES, _HOT_SHARE = 256 * 2**20, 1 / 32
-"""Of what is kept of clips in memory: so much, or this share of the machine's if that is more. Small clips are read
-faster than any disk gives them once a GPU trains on hundreds a second."""
+"""What is kept of clips in memory: so much, or this share of the machine's if that is more. What does not fit is read
+from the cache's files again each time that it is drawn."""
 
 
 def cache_folder() -> Path:

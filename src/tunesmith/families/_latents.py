@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,9 @@ class LatentBundle(PartsBundle):
         """Share of values that lie further apart than ``apart``."""
         return float(((wanted.float() - given.float()).abs() > self.apart).double().mean())
 
+    @abstractmethod
     def pipeline(self) -> Any:
         """The base as it now is as diffusers' pipeline."""
-        raise NotImplementedError
 
     def export(self, folder: Path) -> None:
         with quiet():

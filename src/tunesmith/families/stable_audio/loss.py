@@ -152,6 +152,7 @@ class StableAudioLoss(LossModule):
         }
         if self.holes is not None:
             text["given"] = self.holes.given(seeds, batch.frames, length)
+        if self.holes is not None and "banded" in text:
             text["lacks_band"] = torch.tensor(self.holes.banded(seeds))
         return replace(batch, text=text)
 
@@ -163,8 +164,8 @@ class StableAudioLoss(LossModule):
             told = replace(told, given=self._shown(data, text))
         predicted = self.velocity(v_prediction.add_noise(data, noise, t), t, told)
         wanted = v_prediction.target(data, noise, t)
-        total, _ = velocity_loss(predicted, wanted, self._learned(batch))
-        return {TERM: (total, self.count(batch)[TERM])}
+        total, count = velocity_loss(predicted, wanted, self._learned(batch))
+        return {TERM: (total, count)}
 
     def _shown(self, data: Tensor, text: Mapping[str, Tensor]) -> Tensor:
         """``[B, T, C + 1]``: what is given of the sounds ``[B, C, T]``, and what stands in for the rest."""
@@ -177,7 +178,7 @@ class StableAudioLoss(LossModule):
             )
             instead = repeated(data, named)
         shown = told_of(data, given, instead)
-        if "banded" in text:
+        if "lacks_band" in text:
             rows = text["lacks_band"][:, None, None]
             shown = torch.where(rows, told_banded(text["banded"]), shown)
         return shown

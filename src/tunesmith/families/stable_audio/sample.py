@@ -100,12 +100,13 @@ def sample(
         scheduler.set_begin_index(begin)
     if hasattr(scheduler, "noise_sampler"):
         scheduler.noise_sampler = _brownian(x, scheduler.config, seeds)
+    given = None
     if held is not None and held.keep is not None:
         guess = None if held.instead is None else held.instead.to(latents)
         given = told_of(latents, held.keep.to(device), guess)
-        told = replace(told, given=_beside_nothing(module, given) if guided else given)
     elif held is not None and held.banded:
         given = told_banded(latents)
+    if given is not None:
         told = replace(told, given=_beside_nothing(module, given) if guided else given)
     for index in range(begin, len(times)):
         if number := should_stop():
