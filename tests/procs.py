@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,10 @@ class Running:
         at = str(where) if where is not None else None
         self.process = CONTEXT.Process(target=_main, args=(words, self._folder.name, at, before))
         self.process.start()
+        # Whoever ends it early is to find what it said: nothing is there before the process has begun.
+        begun = Path(self._folder.name) / "err"
+        while not begun.exists() and self.process.exitcode is None:
+            time.sleep(0.005)
 
     def end(self) -> Done:
         """Wait for it."""
